@@ -1,0 +1,110 @@
+//! Making a cgroup's directory: with the controllers enabled on the way (v2), or the cpusets inherited (v1).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::stat::Mode;
+use nix::unistd::mkdir;
+
+use super::layout::{Hierarchy, Layout};
+use crate::error::{Context, Error, Result};
+
+/// How often a directory is made again when somebody removes its parent meanwhile.
+const ATTEMPTS: usize = 16;
+
+/// The directories that lie between the hierarchies and the container's cgroups and are not there yet; deepest
+/// first.
+pub fn missing_above(layout: &Layout, directories: &[PathBuf]) -> Vec<PathBuf> {
+    let mut missing = Vec::new();
+    for (hierarchy, directory) in layout.hierarchies.iter().zip(directories) {
+        let above = directory.ancestors().skip(1).take_while(|path| *path != hierarchy.mount_point);
+        missing.extend(above.take_while(|path| !path.exists()).map(Path::to_owned));
+    }
+    missing
+}
+
+/// Makes `path` and what lies above it.
+pub fn make(hierarchy: &Hierarchy, path: &Path) -> Result<()> {
+    for _ in 0..ATTEMPTS {
+        match try_make(hierarchy, path) {
+            Err(error) if error.os_error() == Some(Errno::ENOENT) => {}
+            result => return result,
+        }
+    }
+    try_make(hierarchy, path)
+}
+
+fn try_make(hierarchy: &Hierarchy, path: &Path) -> Result<()> {
+    let below = path.strip_prefix(&hierarchy.mount_point).unwrap_or(path);
+    let mut place = hierarchy.mount_point.clone();
+    for name in below {
+        if hierarchy.is_unified() {
+            enable_controllers(&place);
+        }
+        place.push(name);
+        match mkdir(&place, Mode::from_bits_truncate(0o755)) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(refused(&place, errno)),
+        }
+        if hierarchy.controllers.iter().any(|name| name == "cpuset") {
+            inherit_cpuset(&place)?;
+        }
+    }
+    Ok(())
+}
+
+fn refused(path: &Path, errno: Errno) -> Error {
+    let error = Error::new("cannot make a cgroup").path(path).errno(errno);
+    match errno {
+        Errno::EAGAIN => error.hint("the limit on cgroups below an ancestor is reached (cgroup.max.descendants)"),
+        Errno::EACCES | Errno::EPERM | Errno::EROFS => {
+            error.hint("without root, cgroups have to be delegated: see `systemctl edit user@.service`, Delegate=yes")
+        }
+        _ => error,
+    }
+}
+
+/// Passes on to the children of `place` every controller that it has. What is refused shows when a limit is set.
+fn enable_controllers(place: &Path) {
+    let read = |file: &str| fs::read_to_string(place.join(file)).unwrap_or_default();
+    let enabled = read("cgroup.subtree_control");
+    let available = read("cgroup.controllers");
+    let is_enabled = |name: &str| enabled.split_whitespace().any(|other| other == name);
+    let missing: Vec<_> = available.split_whitespace().filter(|name| !is_enabled(name)).collect();
+    if missing.is_empty() {
+        return;
+    }
+    let control = place.join("cgroup.subtree_control");
+    let all = missing.iter().map(|name| format!("+{name}")).collect::<Vec<_>>().join(" ");
+    if fs::write(&control, all).is_err() {
+        // One that is refused must not keep the others back.
+        for name in missing {
+            let _ = fs::write(&control, format!("+{name}"));
+        }
+    }
+}
+
+/// On v1 a new cpuset is empty, and nothing can join it until it has CPUs and memory nodes.
+fn inherit_cpuset(place: &Path) -> Result<()> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let own = place.join(file);
+        let is_empty = fs::read_to_string(&own).on_path("cannot read", &own)?.trim().is_empty();
+        let Some(parent) = place.parent().filter(|_| is_empty) else { continue };
+        let inherited = fs::read_to_string(parent.join(file)).on_path("cannot read", parent.join(file))?;
+        fs::write(&own, inherited.trim()).on_path("cannot pass on the CPUs or memory nodes of the parent", &own)?;
+    }
+    Ok(())
+}
+
+/// Refuses a cgroup that exists already with processes, or frozen.
+pub fn check_unused(path: &Path) -> Result<()> {
+    let read = |file: &str| fs::read_to_string(path.join(file)).unwrap_or_default();
+    if !read("cgroup.procs").trim().is_empty() {
+        return Err(Error::new("container's cgroup is not empty").path(path).hint("another container may use it"));
+    }
+    if read("cgroup.freeze").trim() == "1" || matches!(read("freezer.state").trim(), "FROZEN" | "FREEZING") {
+        return Err(Error::new("container's cgroup unexpectedly frozen").path(path));
+    }
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! The command line as engines write it, brought into the form that the parsers read.
+//!
+//! Global flags may stand before or after the verb, long flags may have one dash (containerd sends
+//! `-no-subreaper`), and switches may have a value (`--rootless=true`), as Go's flag packages allow.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+/// Long flags that stand for themselves.
+const SWITCHES: &[&str] = &[
+    "all",
+    "debug",
+    "detach",
+    "force",
+    "help",
+    "keep",
+    "no-new-keyring",
+    "no-pivot",
+    "no-subreaper",
+    "quiet",
+    "systemd-cgroup",
+    "version",
+];
+
+/// Long flags that are followed by a value.
+const VALUES: &[&str] = &[
+    "bundle",
+    "cgroup-manager",
+    "config",
+    "console-socket",
+    "format",
+    "log",
+    "log-format",
+    "log-level",
+    "pid-file",
+    "pidfd-socket",
+    "preserve-fds",
+    "root",
+    "rootless",
+];
+
+/// The arguments, sorted.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Line {
+    /// The first word that is no flag.
+    pub verb: Option<OsString>,
+    before: Vec<OsString>,
+    after: Vec<OsString>,
+}
+
+impl Line {
+    /// Reads the arguments after the program's name.
+    pub fn read(arguments: impl Iterator<Item = OsString>) -> Self {
+        let mut line = Self::default();
+        let mut is_value = false;
+        let mut only_words = false;
+        for argument in arguments {
+            let argument =
+                if only_words || is_value { Some(argument) } else { normalise(argument, line.verb.as_deref()) };
+            let Some(argument) = argument else { continue };
+            only_words |= argument == "--";
+            let is_flag = argument.as_bytes().starts_with(b"-") && argument.len() > 1;
+            let place = if line.verb.is_some() { &mut line.after } else { &mut line.before };
+            if line.verb.is_none() && !is_flag && !is_value {
+                line.verb = Some(argument);
+                continue;
+            }
+            is_value = !is_value && !only_words && takes_value(&argument);
+            place.push(argument);
+        }
+        line
+    }
+
+    /// The arguments for the verb's parser: a name, then all flags and words.
+    pub fn for_parser(&self) -> impl Iterator<Item = &OsStr> {
+        let name = self.verb.iter().map(OsString::as_os_str);
+        name.chain(self.before.iter().chain(&self.after).map(OsString::as_os_str))
+    }
+
+    /// Whether one of the arguments without a verb is this flag.
+    pub fn has(&self, flags: &[&str]) -> bool {
+        self.before.iter().any(|argument| flags.iter().any(|flag| argument == flag))
+    }
+}
+
+/// One argument with two dashes and without the value of a switch; nothing for a switch that is off.
+fn normalise(argument: OsString, verb: Option<&OsStr>) -> Option<OsString> {
+    let Some(text) = argument.to_str() else { return Some(argument) };
+    let name_and_value = text.strip_prefix("--").or_else(|| text.strip_prefix('-').filter(|rest| rest.len() > 1));
+    let Some(rest) = name_and_value else { return Some(argument) };
+    let (name, value) = rest.split_once('=').map_or((rest, None), |(name, value)| (name, Some(value)));
+    // `spec --rootless` is a switch, the global `--rootless` has a value.
+    let switch = SWITCHES.contains(&name) || name == "rootless" && verb.is_some_and(|verb| verb == "spec");
+    match (switch, value) {
+        (true, Some("true" | "1")) | (true, None) => Some(format!("--{name}").into()),
+        (true, Some("false" | "0")) => None,
+        _ if switch || VALUES.contains(&name) => Some(format!("--{rest}").into()),
+        _ => Some(argument),
+    }
+}
+
+fn takes_value(argument: &OsStr) -> bool {
+    argument.to_str().and_then(|text| text.strip_prefix("--")).is_some_and(|name| VALUES.contains(&name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> (String, String) {
+        let line = Line::read(text.split_whitespace().map(OsString::from));
+        let rest: Vec<_> = line.for_parser().skip(1).map(|it| it.to_string_lossy().into_owned()).collect();
+        (line.verb.unwrap_or_default().into_string().unwrap(), rest.join(" "))
+    }
+
+    #[test]
+    fn the_lines_of_engines() {
+        for (line, verb, rest) in [
+            (
+                "--root /r --log l --log-format json create --bundle b id",
+                "create",
+                "--root /r --log l --log-format json --bundle b id",
+            ),
+            ("--root=create state x", "state", "--root=create x"),
+            ("restore -no-subreaper --bundle b id", "restore", "--no-subreaper --bundle b id"),
+            ("--rootless=true kill id 9", "kill", "--rootless=true id 9"),
+            ("--systemd-cgroup=false start id", "start", "id"),
+            ("-root /r delete -force id", "delete", "--root /r --force id"),
+            ("delete -f id", "delete", "-f id"),
+            ("kill id -9", "kill", "id -9"),
+        ] {
+            assert_eq!(parsed(line), (verb.to_owned(), rest.to_owned()), "{line}");
+        }
+    }
+}

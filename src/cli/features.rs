@@ -1,0 +1,59 @@
+//! `kelson features`: what this binary supports, as runtime-spec's features.md defines it. The content is fixed at
+//! compile time; nothing else is printed.
+
+use clap::Parser;
+use serde_json::{Value, json};
+
+use super::state::to_json;
+use super::{Global, Verb};
+use crate::error::Result;
+use crate::mount::options;
+use crate::process::capability;
+use crate::spec::{VERSION_MAX, VERSION_MIN};
+use crate::state::Store;
+
+/// Show the features that are supported, as JSON
+#[derive(Debug, Parser)]
+#[command(name = "kelson features", args_override_self = true)]
+pub struct Features {
+    #[command(flatten)]
+    global: Global,
+}
+
+impl Verb for Features {
+    fn global(&self) -> &Global {
+        &self.global
+    }
+
+    fn run(&self, _: &Store) -> Result<i32> {
+        println!("{}", to_json(&features(), true)?);
+        Ok(0)
+    }
+}
+
+fn features() -> Value {
+    json!({
+        "ociVersionMin": VERSION_MIN,
+        "ociVersionMax": VERSION_MAX,
+        "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
+        "mountOptions": options::names(),
+        "linux": {
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
+            "capabilities": capability::NAMES.as_slice(),
+            "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": false},
+            "seccomp": {"enabled": false},
+            "apparmor": {"enabled": true},
+            "selinux": {"enabled": true},
+            "intelRdt": {"enabled": true, "schemata": true, "monitoring": true},
+            "memoryPolicy": {
+                "modes": [
+                    "MPOL_DEFAULT", "MPOL_PREFERRED", "MPOL_BIND", "MPOL_INTERLEAVE", "MPOL_LOCAL",
+                    "MPOL_PREFERRED_MANY", "MPOL_WEIGHTED_INTERLEAVE",
+                ],
+                "flags": ["MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES", "MPOL_F_NUMA_BALANCING"],
+            },
+            "mountExtensions": {"idmap": {"enabled": true}},
+            "netDevices": {"enabled": true},
+        },
+    })
+}

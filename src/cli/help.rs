@@ -1,0 +1,52 @@
+//! Help, version, and what is said of a command line that cannot be read.
+
+use std::io::Write;
+
+use clap::CommandFactory;
+use clap::error::ErrorKind;
+
+use super::VERBS;
+use super::arguments::Line;
+use crate::spec::VERSION_MAX;
+
+/// The program called without a verb.
+pub fn without_verb(line: &Line) -> i32 {
+    if line.has(&["--version", "-v"]) {
+        println!("kelson version {}", env!("CARGO_PKG_VERSION"));
+        println!("commit: {}", option_env!("KELSON_COMMIT").unwrap_or("unknown"));
+        println!("spec: {VERSION_MAX}");
+        return 0;
+    }
+    show(&mut std::io::stdout())
+}
+
+/// Prints the verbs.
+pub fn show(out: &mut dyn Write) -> i32 {
+    let mut text =
+        "kelson: an OCI container runtime\n\nUsage: kelson [GLOBAL FLAGS] VERB [FLAGS] [ARGUMENTS]\n\nVerbs:\n"
+            .to_owned();
+    for (verb, purpose) in VERBS {
+        text += &format!("  {verb:<10} {purpose}\n");
+    }
+    text += "\nGlobal flags are shown by every `kelson VERB --help`; `kelson --version` tells the version.\n";
+    i32::from(out.write_all(text.as_bytes()).is_err())
+}
+
+/// A command line that the verb's parser refuses: runc prints the help on standard output, and the error on
+/// standard error.
+pub fn usage<V: CommandFactory>(error: &clap::Error) -> i32 {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            print!("{error}");
+            0
+        }
+        _ => {
+            let mut command = V::command();
+            println!("{}", command.render_help());
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            eprintln!("{}", first.strip_prefix("error: ").unwrap_or(first));
+            1
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The command line: runc's flags, one parser for each verb. Only the chosen verb's parser is built, since building
+//! the tree of all takes longer than starting a container's process.
+
+mod arguments;
+mod create;
+mod delete;
+mod features;
+mod help;
+mod kill;
+mod list;
+mod run;
+mod spec;
+mod start;
+mod state;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser};
+
+use crate::cgroup::Manager;
+use crate::error::{Error, Result};
+use crate::log;
+use crate::state::Store;
+
+/// What every verb takes, before or after its name.
+#[derive(Args, Debug, Default)]
+pub struct Global {
+    /// Directory for the state of containers
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Write the log to this file instead of standard error
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Format of the log: text or json
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: String,
+    /// Log more
+    #[arg(long)]
+    debug: bool,
+    /// Level of the log: debug, info, warning or error
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Make cgroups through systemd (not supported by this version)
+    #[arg(long)]
+    systemd_cgroup: bool,
+    /// Who makes cgroups: cgroupfs or disabled
+    #[arg(long, value_name = "MANAGER")]
+    cgroup_manager: Option<String>,
+    /// Whether cgroups may be missing: true, false or auto
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    rootless: String,
+}
+
+/// A verb: its flags, and what it does with them.
+trait Verb: Parser {
+    fn global(&self) -> &Global;
+    /// What has to be done before any file is opened.
+    fn prepare(&self) -> Result<()> {
+        Ok(())
+    }
+    /// Returns the exit code.
+    fn run(&self, store: &Store) -> Result<i32>;
+}
+
+/// The verbs, and what each is for.
+const VERBS: &[(&str, &str)] = &[
+    ("create", "create a container"),
+    ("delete", "delete a container"),
+    ("features", "show the features that are supported, as JSON"),
+    ("kill", "send a signal to a container's first process"),
+    ("list", "list containers"),
+    ("run", "create and start a container"),
+    ("spec", "write a config.json to begin with"),
+    ("start", "start a created container"),
+    ("state", "show the state of a container, as JSON"),
+];
+
+/// Exit code for an unknown verb, as runc has it.
+const UNKNOWN_VERB: i32 = 3;
+
+/// Runs the program; returns its exit code.
+pub fn main(arguments: impl Iterator<Item = OsString>) -> i32 {
+    let line = arguments::Line::read(arguments.skip(1));
+    let Some(verb) = line.verb.clone() else { return help::without_verb(&line) };
+    let run = match verb.to_str().unwrap_or_default() {
+        "create" => execute::<create::Create>,
+        "delete" => execute::<delete::Delete>,
+        "features" => execute::<features::Features>,
+        "kill" => execute::<kill::Kill>,
+        "list" => execute::<list::List>,
+        "run" => execute::<run::Run>,
+        "spec" => execute::<spec::Spec>,
+        "start" => execute::<start::Start>,
+        "state" => execute::<state::State>,
+        "help" => return help::show(&mut std::io::stdout()),
+        unknown => {
+            eprintln!("No help topic for '{unknown}'");
+            return UNKNOWN_VERB;
+        }
+    };
+    run(&line)
+}
+
+fn execute<V: Verb>(line: &arguments::Line) -> i32 {
+    let verb = match V::try_parse_from(line.for_parser()) {
+        Ok(verb) => verb,
+        Err(error) => return help::usage::<V>(&error),
+    };
+    let prepared = verb.prepare();
+    let opened = verb.global().open_log();
+    let result = prepared.and(opened).and_then(|()| verb.run(&Store::new(verb.global().state_root())?));
+    match result {
+        Ok(code) => {
+            log::flush();
+            code
+        }
+        Err(error) => {
+            log::error(&error);
+            1
+        }
+    }
+}
+
+impl Global {
+    fn open_log(&self) -> Result<()> {
+        let format = match self.log_format.as_str() {
+            "" | "text" => log::Format::Text,
+            "json" => log::Format::Json,
+            other => return Err(Error::new(format!("unknown log format {other:?}")).hint("text or json")),
+        };
+        let level = self.log_level.as_deref().unwrap_or("warning");
+        if !matches!(level, "debug" | "info" | "warn" | "warning" | "error") {
+            return Err(Error::new(format!("unknown log level {level:?}")).hint("debug, info, warning or error"));
+        }
+        if !matches!(self.rootless.as_str(), "true" | "false" | "auto") {
+            return Err(Error::new(format!("--rootless cannot be {:?}", self.rootless)).hint("true, false or auto"));
+        }
+        log::open(self.log.as_deref(), format, self.debug || level == "debug")
+    }
+
+    /// Root's containers are below /run; a user's, below the directory that the session has for such.
+    fn state_root(&self) -> PathBuf {
+        const NAME: &str = "kelson";
+        if let Some(root) = &self.root {
+            return std::path::absolute(root).unwrap_or_else(|_| root.clone());
+        }
+        let is_root = nix::unistd::geteuid().is_root();
+        // Inside a user namespace everybody is root; $USER still tells who is not.
+        let is_user = !is_root || std::env::var("USER").is_ok_and(|user| !matches!(user.as_str(), "" | "root"));
+        match std::env::var_os("XDG_RUNTIME_DIR") {
+            Some(directory) if is_user && !directory.is_empty() => PathBuf::from(directory).join(NAME),
+            _ => PathBuf::from("/run").join(NAME),
+        }
+    }
+
+    /// Who makes the cgroups of a new container.
+    fn manager(&self) -> Result<Manager> {
+        match (self.systemd_cgroup, self.cgroup_manager.as_deref()) {
+            (true, None) | (_, Some("systemd")) => Err(Error::new(
+                "the systemd cgroup driver is not supported by this version of kelson",
+            )
+            .hint("use the cgroupfs driver: podman --cgroup-manager=cgroupfs, containerd SystemdCgroup = false")),
+            (_, None | Some("cgroupfs")) => Ok(Manager::Cgroupfs),
+            (_, Some("disabled")) => Ok(Manager::Disabled),
+            (_, Some(other)) => {
+                Err(Error::new(format!("unknown cgroup manager {other:?}")).hint("cgroupfs or disabled"))
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! `kelson spec`.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Parser;
+use serde_json::{Value, json};
+
+use super::{Global, Verb};
+use crate::error::{Context, Error, Result};
+use crate::state::Store;
+
+/// Write a config.json to begin with
+#[derive(Debug, Parser)]
+#[command(name = "kelson spec", args_override_self = true)]
+pub struct Spec {
+    #[command(flatten)]
+    global: SpecGlobal,
+    /// Directory to write to
+    #[arg(long, short, value_name = "DIR", default_value = ".")]
+    bundle: PathBuf,
+    /// For a user without privileges
+    #[arg(long)]
+    rootless: bool,
+}
+
+/// The global flags without `--rootless`, which means something else here.
+#[derive(Debug, clap::Args)]
+struct SpecGlobal {
+    #[arg(skip = Global { log_format: "text".to_owned(), rootless: "auto".to_owned(), ..Global::default() })]
+    inner: Global,
+    #[arg(long, hide = true)]
+    root: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    log: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    log_format: Option<String>,
+    #[arg(long, hide = true)]
+    debug: bool,
+}
+
+const CONFIG: &str = include_str!("spec.json");
+
+impl Verb for Spec {
+    fn global(&self) -> &Global {
+        &self.global.inner
+    }
+
+    fn run(&self, _: &Store) -> Result<i32> {
+        let path = self.bundle.join("config.json");
+        let text = if self.rootless { rootless()? } else { CONFIG.to_owned() };
+        let mut file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(|error| {
+            if error.kind() == std::io::ErrorKind::AlreadyExists {
+                return Error::new("the file exists already; remove it first").path(&path);
+            }
+            Error::new(format!("cannot make the configuration: {:?}", error.kind())).path(&path)
+        })?;
+        file.write_all(text.as_bytes()).on_path("cannot write", &path)?;
+        Ok(0)
+    }
+}
+
+/// A user namespace with the caller's ids; and without what takes privileges: a network namespace's own sysfs,
+/// cgroups, and a group for terminals.
+fn rootless() -> Result<String> {
+    let mut config: Value =
+        serde_json::from_str(CONFIG).map_err(|error| Error::new(format!("the built-in configuration: {error}")))?;
+    let map = |id: u32| json!([{"containerID": 0, "hostID": id, "size": 1}]);
+    let linux = &mut config["linux"];
+    if let Some(linux) = linux.as_object_mut() {
+        linux.remove("resources");
+    }
+    if let Some(namespaces) = linux["namespaces"].as_array_mut() {
+        namespaces.retain(|namespace| namespace["type"] != "network");
+        namespaces.push(json!({"type": "user"}));
+    }
+    linux["uidMappings"] = map(nix::unistd::geteuid().as_raw());
+    linux["gidMappings"] = map(nix::unistd::getegid().as_raw());
+    for mount in config["mounts"].as_array_mut().into_iter().flatten() {
+        if mount["destination"] == "/sys" {
+            *mount = json!({
+                "destination": "/sys", "type": "none", "source": "/sys",
+                "options": ["rbind", "nosuid", "noexec", "nodev", "ro"],
+            });
+        }
+        if let Some(options) = mount["options"].as_array_mut() {
+            options.retain(|option| option != "gid=5");
+        }
+    }
+    let text = serde_json::to_string_pretty(&config);
+    text.map(|text| text + "\n").map_err(|error| Error::new(format!("cannot write JSON: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_configurations_are_ones_that_kelson_reads() {
+        let spec: crate::spec::Spec = crate::spec::parse(CONFIG.as_bytes()).unwrap();
+        assert_eq!(spec.process.unwrap().args, ["sh"]);
+        let spec: crate::spec::Spec = crate::spec::parse(rootless().unwrap().as_bytes()).unwrap();
+        assert_eq!(spec.linux.uid_mappings.len(), 1);
+    }
+}

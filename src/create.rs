@@ -1,0 +1,301 @@
+//! The parent's side of a container's start, in the order it runs (DESIGN: "The story of a container").
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, socket};
+use nix::sys::stat::Mode;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::cgroup::Cgroups;
+use crate::destroy::destroy;
+use crate::error::{Context, Error, Result};
+use crate::init::{self, Inherited, Start};
+use crate::mount::source;
+use crate::plan::{self, Plan, Settings};
+use crate::safepath::{Procfs, descriptor_path};
+use crate::spec::Spec;
+use crate::state::{Container, Init, START_SOCKET, State, Status, Store};
+use crate::sys::process::{Forked, clone, clone_classic, pidfd_open};
+use crate::wire::{Message, Wire, send_descriptors};
+use crate::{hook, log, namespace, netdev, process, rdt, rootfs, tty};
+
+/// What the caller asks for.
+#[derive(Debug, Default)]
+pub struct Request {
+    pub id: String,
+    pub bundle: PathBuf,
+    pub settings: Settings,
+    pub pid_file: Option<PathBuf>,
+    pub console_socket: Option<PathBuf>,
+    pub pidfd_socket: Option<PathBuf>,
+    /// How many descriptors from 3 on the program gets.
+    pub preserve_fds: u32,
+    /// Variables that the runtime adds: `LISTEN_FDS` and its like.
+    pub extra_env: Vec<String>,
+    /// Whether the program is to be started by this process, and not by a later `start`.
+    pub at_once: bool,
+    /// Where a foreground `run` wants the terminal to be sent.
+    pub terminal: Option<OwnedFd>,
+    /// Whether a terminal without a console socket is an error: in a foreground `run` it is not.
+    pub detached: bool,
+}
+
+/// A container whose init is ready.
+pub struct Created {
+    pub container: Container,
+    pub state: State,
+    pub pid: Pid,
+    /// To init, for a start by this process.
+    pub wire: Wire,
+}
+
+/// Makes a container. On failure nothing is left.
+pub fn create(store: &Store, request: Request) -> Result<Created> {
+    let bundle = &request.bundle;
+    let bundle = bundle.canonicalize().on_path("cannot find the bundle", bundle)?;
+    let (mut spec, _) = Spec::load(&bundle)?;
+    if let Some(process) = &mut spec.process {
+        process.env.extend(request.extra_env.iter().cloned());
+    }
+    let plan = plan::plan(&spec, &request.id, &bundle, &request.settings)?;
+    check_terminal(&plan, &request)?;
+    let container = store.reserve(&request.id)?;
+    let mut state = first_state(&request.id, bundle, spec, &plan);
+    let made = make(&container, &mut state, &plan, request);
+    match made {
+        Ok((pid, wire)) => Ok(Created { container, state, pid, wire }),
+        Err(error) => {
+            if let Err(leftover) = destroy(&container, &state) {
+                log::debug(|| format!("while undoing: {leftover}"));
+            }
+            Err(error)
+        }
+    }
+}
+
+fn check_terminal(plan: &Plan, request: &Request) -> Result<()> {
+    let terminal = plan.process.as_ref().is_some_and(|process| process.terminal);
+    let wrong = |message: &str| Err(Error::new(message).pointer("/process/terminal"));
+    match (terminal, &request.console_socket) {
+        (true, None) if request.detached => {
+            wrong("cannot allocate a terminal: a detached container needs --console-socket")
+        }
+        (false, Some(_)) => wrong("--console-socket is given, but the process has no terminal"),
+        _ => Ok(()),
+    }
+}
+
+fn first_state(id: &str, bundle: PathBuf, spec: Spec, plan: &Plan) -> State {
+    for warning in plan.process.iter().flat_map(|process| &process.warnings) {
+        log::warn(warning.as_str());
+    }
+    State {
+        bundle,
+        rootfs: plan.rootfs.path.clone(),
+        annotations: spec.annotations,
+        poststart: plan.hooks.poststart.clone(),
+        poststop: plan.hooks.poststop.clone(),
+        own_pid_namespace: plan.namespaces.has_new(libc::CLONE_NEWPID as u64),
+        has_process: plan.process.as_ref().is_some_and(|process| !process.args.is_empty()),
+        ..State::new(id)
+    }
+}
+
+fn make(container: &Container, state: &mut State, plan: &Plan, request: Request) -> Result<(Pid, Wire)> {
+    // What is about to be made is written down first: a runtime that is killed leaves something to clean up by. But
+    // not a cgroup that is somebody else's.
+    plan.cgroup.check_unused().map_err(|error| error.step("cgroup"))?;
+    state.cgroup = plan.cgroup.state();
+    container.save(state)?;
+    let cgroups = plan.cgroup.make().map_err(|error| error.step("cgroup"))?;
+    let (ours, theirs) = Wire::pair()?;
+    let pid_file = request.pid_file.clone();
+    let pidfd_socket = request.pidfd_socket.as_deref().map(tty::connect).transpose()?;
+    let mut inherited = open_descriptors(container, plan, request, theirs)?;
+    let (mut pid, _pidfd) = launch(plan, cgroups, &mut inherited)?;
+    drop(inherited);
+
+    state.init = Some(Init::of(pid.as_raw()));
+    container.save(state)?;
+    if plan.namespaces.needs_stage() {
+        pid = follow_stage(plan, pid, &ours)?;
+        state.init = Some(Init::of(pid.as_raw()));
+        container.save(state)?;
+    } else if plan.namespaces.has_new(libc::CLONE_NEWUSER as u64) {
+        namespace::write_id_maps(&plan.namespaces, pid).map_err(|error| error.step("id maps"))?;
+        ours.send(&Message::Go)?;
+    }
+    set_from_outside(plan, pid, state)?;
+    if state.rdt.is_some() {
+        container.save(state)?;
+    }
+    wait_until_ready(plan, pid, state, &ours)?;
+    if let Some(socket) = pidfd_socket {
+        send_pidfd(&socket, pid)?;
+    }
+    if let Some(path) = pid_file {
+        write_pid_file(&path, pid)?;
+    }
+    Ok((pid, ours))
+}
+
+/// Everything of the host that init needs, opened while this process still sees the host.
+fn open_descriptors(container: &Container, plan: &Plan, request: Request, wire: Wire) -> Result<Inherited> {
+    let start = if request.at_once { Start::Wire } else { Start::Listener(listen(container)?) };
+    let has_terminal = plan.process.as_ref().is_some_and(|process| process.terminal);
+    let console = match request.console_socket.as_deref() {
+        Some(path) => Some(tty::connect(path)?),
+        None => request.terminal.filter(|_| has_terminal),
+    };
+    Ok(Inherited {
+        wire,
+        start,
+        console,
+        root: rootfs::clone_root(&plan.rootfs).map_err(|error| error.step("rootfs"))?,
+        sources: source::open_all(&plan.mounts).map_err(|error| error.step("mounts"))?,
+        namespaces: plan.namespaces.open_joins().map_err(|error| error.step("namespaces"))?,
+        host_procfs: Procfs::host()?,
+        cgroup_files: Vec::new(),
+        lock: container.lock_descriptor(),
+        preserve_fds: request.preserve_fds,
+    })
+}
+
+fn listen(container: &Container) -> Result<OwnedFd> {
+    let directory = container.socket_directory()?;
+    let path = format!("{}/{START_SOCKET}", descriptor_path(&directory));
+    let made = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).and_then(|socket| {
+        bind(socket.as_raw_fd(), &UnixAddr::new(path.as_str())?)?;
+        socket::listen(&socket, Backlog::new(8)?)?;
+        Ok(socket)
+    });
+    made.on_path("cannot listen for `start`", container.path.join(START_SOCKET))
+}
+
+/// Makes the container's first process (or the stage before it), inside its cgroups.
+fn launch(plan: &Plan, cgroups: Cgroups, inherited: &mut Inherited) -> Result<(Pid, Option<OwnedFd>)> {
+    let stage = plan.namespaces.needs_stage();
+    let flags = if stage { 0 } else { plan.namespaces.clone_flags() };
+    inherited.cgroup_files = cgroups.tasks;
+    let forked = match clone(flags, cgroups.unified.as_ref().map(AsFd::as_fd)) {
+        // Before Linux 5.7 a process cannot be cloned into a cgroup, before 5.3 there is no clone3.
+        Err(Errno::ENOSYS | Errno::EINVAL | Errno::E2BIG) => {
+            inherited.cgroup_files.extend(cgroups.unified_procs);
+            match clone(flags, None) {
+                Err(Errno::ENOSYS) => clone_classic(flags),
+                result => result,
+            }
+        }
+        result => result,
+    };
+    drop(cgroups.unified);
+    match forked.map_err(|errno| namespace::refused(flags, "the container's process", errno).step("namespaces"))? {
+        Forked::Child if stage => init::stage(plan, inherited),
+        Forked::Child => init::run(plan, inherited),
+        Forked::Parent { pid, pidfd } => Ok((pid, pidfd)),
+    }
+}
+
+/// Serves the stage until it has made init, whose id is returned.
+fn follow_stage(plan: &Plan, stage: Pid, wire: &Wire) -> Result<Pid> {
+    let pid = loop {
+        match wire.receive()? {
+            Some(Message::MapIds) => {
+                namespace::write_id_maps(&plan.namespaces, stage).map_err(|error| error.step("id maps"))?;
+                wire.send(&Message::Go)?;
+            }
+            Some(Message::Init(pid)) => break Pid::from_raw(pid),
+            Some(Message::Failed(error)) => return Err(reaped(stage, error)),
+            _ => return Err(died(stage)),
+        }
+    };
+    waitpid(stage, None).context(|| "cannot wait for the stage before init")?;
+    Ok(pid)
+}
+
+/// What only the host's privileges can do to init.
+fn set_from_outside(plan: &Plan, pid: Pid, state: &mut State) -> Result<()> {
+    if let Some(process) = &plan.process {
+        if plan.namespaces.has_user() {
+            process::rlimit::raise(&process.rlimits, pid).map_err(|error| error.step("rlimits"))?;
+        }
+        if let Some(value) = process.oom_score_adj {
+            set_oom_score(value, pid)?;
+        }
+    }
+    if let Some(rdt) = &plan.rdt {
+        state.rdt = Some(rdt::apply(rdt, pid.as_raw()).map_err(|error| error.step("intelRdt"))?);
+    }
+    if !plan.net_devices.is_empty() {
+        let joined = plan.namespaces.joins.iter().find(|join| join.flag == libc::CLONE_NEWNET as u64);
+        let path = joined.map_or_else(|| format!("/proc/{pid}/ns/net").into(), |join| join.path.clone());
+        let namespace = open(&path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+            .on_path("cannot open the network namespace", &path)?;
+        netdev::move_devices(&plan.net_devices, namespace.as_fd()).map_err(|error| error.step("netDevices"))?;
+    }
+    Ok(())
+}
+
+fn set_oom_score(value: i32, pid: Pid) -> Result<()> {
+    match Procfs::host()?.write(&format!("{pid}/oom_score_adj"), &value.to_string()) {
+        // As runc: without privileges there is nothing that could lower it.
+        Err(Errno::EACCES | Errno::EPERM) if !nix::unistd::geteuid().is_root() => {
+            log::warn(format!("oomScoreAdj {value} takes privileges and was not set"));
+            Ok(())
+        }
+        result => result
+            .context(|| format!("cannot set oom_score_adj to {value}"))
+            .map_err(|error| error.pointer("/process/oomScoreAdj").hint("lowering it takes CAP_SYS_RESOURCE")),
+    }
+}
+
+fn wait_until_ready(plan: &Plan, pid: Pid, state: &State, wire: &Wire) -> Result<()> {
+    loop {
+        match wire.receive()? {
+            Some(Message::Ready) => return Ok(()),
+            Some(Message::Warning(text)) => log::warn(text),
+            Some(Message::RunHooks) => {
+                let oci_state = state.to_oci(Status::Creating);
+                hook::run_all("prestart", &plan.hooks.prestart, &oci_state)?;
+                hook::run_all("createRuntime", &plan.hooks.create_runtime, &oci_state)?;
+                wire.send(&Message::HooksRan(oci_state, state.to_oci(Status::Created)))?;
+            }
+            Some(Message::Failed(error)) => return Err(reaped(pid, error)),
+            _ => return Err(died(pid)),
+        }
+    }
+}
+
+fn reaped(pid: Pid, error: Error) -> Error {
+    let _ = waitpid(pid, None);
+    error
+}
+
+/// Init ended without a word: says how.
+fn died(pid: Pid) -> Error {
+    let how = match waitpid(pid, None) {
+        Ok(WaitStatus::Signaled(_, signal, _)) => format!("was killed by {signal}"),
+        Ok(WaitStatus::Exited(_, status)) => format!("ended with status {status}"),
+        _ => "went away".to_owned(),
+    };
+    Error::new(format!("the container's init {how} before it was ready"))
+        .hint("SIGKILL may come from the kernel's OOM killer: is the memory limit too low?")
+}
+
+fn send_pidfd(socket: &OwnedFd, pid: Pid) -> Result<()> {
+    let pidfd = pidfd_open(pid).context(|| "cannot open a descriptor of the container's process")?;
+    send_descriptors(socket, b"pidfd", &[pidfd.as_raw_fd()]).context(|| "cannot send to the pidfd socket")
+}
+
+/// Writes the pid file, whole or not at all: engines read it as soon as it is there.
+pub fn write_pid_file(path: &Path, pid: Pid) -> Result<()> {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().ok_or_else(|| Error::new("the pid file needs a name").path(path))?);
+    let new = path.with_file_name(name);
+    fs::write(&new, pid.to_string()).and_then(|()| fs::rename(&new, path)).on_path("cannot write the pid file", path)
+}

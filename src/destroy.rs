@@ -1,0 +1,31 @@
+//! The end of a container: everything that was made for it is removed, in the reverse order, and nothing else.
+
+use nix::unistd::Pid;
+
+use crate::error::Result;
+use crate::state::{Container, State, Status};
+use crate::sys::process::kill;
+use crate::{hook, log, rdt};
+
+/// Removes a container: processes, cgroups, resource groups, its directory; then the poststop hooks. Can be
+/// repeated after it was interrupted.
+pub fn destroy(container: &Container, state: &State) -> Result<()> {
+    if let Some(init) = state.init.filter(|init| init.is_alive()) {
+        let _ = kill(Pid::from_raw(init.pid), libc::SIGKILL);
+        state.cgroup.thaw();
+    }
+    state.cgroup.remove()?;
+    if let Some(init) = state.init {
+        // If it is our child; otherwise its parent does.
+        let _ = nix::sys::wait::waitpid(Pid::from_raw(init.pid), None);
+    }
+    if let Some(group) = &state.rdt {
+        rdt::remove(group)?;
+    }
+    container.remove()?;
+    // "If any poststop hook fails, the runtime MUST log a warning, but the remaining hooks and lifecycle continue".
+    for warning in hook::run_each("poststop", &state.poststop, &state.to_oci(Status::Stopped)) {
+        log::warn(warning.to_string());
+    }
+    Ok(())
+}

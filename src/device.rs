@@ -1,0 +1,229 @@
+//! Device nodes: the defaults of config-linux.md, those of `linux.devices`, and the links beside them.
+
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, readlinkat};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstatat, makedev, mknodat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
+
+use crate::error::{Context, Error, Result};
+use crate::safepath::{Leaf, Root, exists_at, file_type};
+use crate::spec::Device;
+use crate::sys::mount;
+
+/// One device node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DevicePlan {
+    pub path: PathBuf,
+    pub kind: SFlag,
+    pub major: u64,
+    pub minor: u64,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// Its JSON pointer; empty for a default device.
+    pub pointer: String,
+}
+
+/// config-linux.md, "Default Devices": path, major, minor.
+const DEFAULTS: &[(&str, u64, u64)] = &[
+    ("/dev/null", 1, 3),
+    ("/dev/zero", 1, 5),
+    ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8),
+    ("/dev/urandom", 1, 9),
+    ("/dev/tty", 5, 0),
+];
+
+/// Links that programs expect in /dev, and where they lead.
+const LINKS: &[(&str, &str)] = &[
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+];
+
+/// The devices of config.json and the defaults that it does not name itself.
+pub fn plan(devices: &[Device]) -> Result<Vec<DevicePlan>> {
+    let own: Vec<_> = devices.iter().enumerate().map(|(index, device)| one(index, device)).collect::<Result<_>>()?;
+    let missing = DEFAULTS.iter().filter(|(path, ..)| !own.iter().any(|device| device.path == Path::new(path)));
+    let defaults = missing.map(|(path, major, minor)| DevicePlan {
+        path: path.into(),
+        kind: SFlag::S_IFCHR,
+        major: *major,
+        minor: *minor,
+        mode: 0o666,
+        uid: 0,
+        gid: 0,
+        pointer: String::new(),
+    });
+    Ok(defaults.chain(own.iter().cloned()).collect())
+}
+
+fn one(index: usize, device: &Device) -> Result<DevicePlan> {
+    let pointer = format!("/linux/devices/{index}");
+    let wrong = |field: &str, message: String| Err(Error::new(message).pointer(format!("{pointer}/{field}")));
+    if !device.path.is_absolute() || device.path.file_name().is_none() {
+        return wrong("path", format!("a device needs an absolute path, not {:?}", device.path));
+    }
+    let kind = match device.kind.as_str() {
+        "c" | "u" => SFlag::S_IFCHR,
+        "b" => SFlag::S_IFBLK,
+        "p" => SFlag::S_IFIFO,
+        other => return wrong("type", format!("a device's type is c, u, b or p, not {other:?}")),
+    };
+    let number = |field: &str, value: i64| {
+        u64::try_from(value)
+            .map_err(|_| Error::new(format!("{field} is negative")).pointer(format!("{pointer}/{field}")))
+    };
+    Ok(DevicePlan {
+        path: device.path.clone(),
+        kind,
+        major: number("major", device.major)?,
+        minor: number("minor", device.minor)?,
+        mode: device.file_mode.unwrap_or(0o666) & 0o7777,
+        uid: device.uid.unwrap_or(0),
+        gid: device.gid.unwrap_or(0),
+        pointer: pointer.clone(),
+    })
+}
+
+/// Makes every device; where the kernel does not let a user namespace make nodes, the host's are bound.
+pub fn create(devices: &[DevicePlan], root: &Root, user_namespace: bool) -> Result<()> {
+    for device in devices {
+        one_node(device, root, user_namespace).map_err(|error| error.path(&device.path).pointer(&*device.pointer))?;
+    }
+    Ok(())
+}
+
+fn one_node(device: &DevicePlan, root: &Root, user_namespace: bool) -> Result<()> {
+    let (directory, name) = parent(&device.path, root)?;
+    if user_namespace && device.kind != SFlag::S_IFIFO {
+        return bind_from_host(device, root);
+    }
+    let mode = Mode::from_bits_truncate(device.mode);
+    match mknodat(&directory, name, device.kind, mode, makedev(device.major, device.minor)) {
+        Ok(()) => own(device, &directory, name),
+        Err(Errno::EEXIST) => check_existing(device, &directory, name),
+        Err(Errno::EPERM) => bind_from_host(device, root),
+        Err(errno) => Err(Error::new("cannot make a device").errno(errno)),
+    }
+}
+
+/// The directory of a device, which no symbolic link of the image may lead elsewhere (CVE-2026-41579).
+fn parent<'a>(path: &'a Path, root: &Root) -> Result<(OwnedFd, &'a OsStr)> {
+    let name = path.file_name().ok_or_else(|| Error::new("a device needs a name"))?;
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let opened = if directory.starts_with("/dev") {
+        root.open_or_create_plain(directory, Leaf::Directory)
+    } else {
+        root.open_or_create(directory, Leaf::Directory)
+    };
+    Ok((opened.context(|| "cannot open the directory of a device")?, name))
+}
+
+fn own(device: &DevicePlan, directory: &OwnedFd, name: &OsStr) -> Result<()> {
+    let owner = (Some(Uid::from_raw(device.uid)), Some(Gid::from_raw(device.gid)));
+    if device.uid != 0 || device.gid != 0 {
+        fchownat(directory, name, owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW)
+            .context(|| "cannot give a device to its owner")?;
+    }
+    // The umask is 0 here, but changing the owner clears set-id bits.
+    if device.mode & 0o6000 != 0 {
+        let mode = Mode::from_bits_truncate(device.mode);
+        fchmodat(directory, name, mode, FchmodatFlags::FollowSymlink).context(|| "cannot set a device's mode")?;
+    }
+    Ok(())
+}
+
+/// "If a file already exists at path that does not match the requested device, the runtime MUST generate an error."
+fn check_existing(device: &DevicePlan, directory: &OwnedFd, name: &OsStr) -> Result<()> {
+    let stat = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).context(|| "cannot look at")?;
+    let numbered = device.kind != SFlag::S_IFIFO;
+    if file_type(&stat) == device.kind && (!numbered || stat.st_rdev == makedev(device.major, device.minor)) {
+        return Ok(());
+    }
+    Err(Error::new("another file is where a device belongs").errno(Errno::EEXIST))
+}
+
+fn bind_from_host(device: &DevicePlan, root: &Root) -> Result<()> {
+    let path = CString::new(device.path.as_os_str().as_bytes()).map_err(|_| Error::new("a path holds a NUL byte"))?;
+    let place = root.open_or_create_plain(&device.path, Leaf::File).context(|| "cannot make a place for a device")?;
+    match mount::clone_tree(AT_FDCWD, &path, false) {
+        Ok(tree) => mount::move_mount(&tree, &place),
+        Err(Errno::ENOSYS) => {
+            let target = crate::safepath::descriptor_path(&place);
+            let none: Option<&str> = None;
+            nix::mount::mount(Some(&device.path), target.as_str(), none, nix::mount::MsFlags::MS_BIND, none)
+        }
+        Err(errno) => Err(errno),
+    }
+    .context(|| "cannot bind a device of the host, which a user namespace may not make itself")
+}
+
+/// Makes the links in /dev: `fd` and its like where /proc has them, and `ptmx` to the container's own devpts.
+pub fn link(root: &Root) -> Result<()> {
+    let directory = root
+        .open_or_create_plain(Path::new("/dev"), Leaf::Directory)
+        .on_path("cannot open the directory of devices", "/dev")?;
+    for (name, target) in LINKS {
+        make_link(&directory, name, target)?;
+    }
+    if root.open(Path::new("/proc/kcore")).is_ok() {
+        make_link(&directory, "core", "/proc/kcore")?;
+    }
+    if exists_at(&directory, OsStr::new("pts/ptmx")) {
+        replace_link(&directory, "ptmx", "pts/ptmx")?;
+    }
+    Ok(())
+}
+
+fn make_link(directory: impl AsFd, name: &str, target: &str) -> Result<()> {
+    match symlinkat(target, directory, name) {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(errno) => Err(Error::new("cannot make a link").path(Path::new("/dev").join(name)).errno(errno)),
+    }
+}
+
+/// The image's own `/dev/ptmx` would be the host's multiplexer, or a trap.
+fn replace_link(directory: &OwnedFd, name: &str, target: &str) -> Result<()> {
+    if readlinkat(directory, name).is_ok_and(|found| found.as_os_str() == target) {
+        return Ok(());
+    }
+    match unlinkat(directory, name, UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => make_link(directory, name, target),
+        Err(errno) => Err(Error::new("cannot replace").path(Path::new("/dev").join(name)).errno(errno)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(kind: &str) -> Device {
+        Device { path: "/dev/x".into(), kind: kind.into(), major: 1, minor: 2, ..Device::default() }
+    }
+
+    #[test]
+    fn a_configured_device_replaces_the_default() {
+        let mut null = device("c");
+        null.path = "/dev/null".into();
+        null.file_mode = Some(0o600);
+        let plan = plan(&[null]).unwrap();
+        let nulls: Vec<_> = plan.iter().filter(|device| device.path == Path::new("/dev/null")).collect();
+        assert_eq!(plan.len(), DEFAULTS.len());
+        assert_eq!((nulls.len(), nulls[0].mode), (1, 0o600));
+    }
+
+    #[test]
+    fn impossible_devices_are_refused() {
+        assert!(plan(&[device("")]).is_err());
+        assert!(plan(&[Device { path: "dev/x".into(), ..device("c") }]).is_err());
+        assert!(plan(&[Device { major: -1, ..device("c") }]).is_err());
+        assert!(plan(&[device("u"), device("b"), device("p")]).is_ok());
+    }
+}

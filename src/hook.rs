@@ -1,0 +1,246 @@
+//! Hooks: programs that config.json wants run at points of a container's life (config.md, "POSIX-platform Hooks").
+
+use std::io::{Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use std::os::fd::AsFd;
+
+use crate::error::{Context, Error, Result};
+use crate::sys::process::pidfd_open;
+
+/// How much of a hook's output an error quotes, in bytes.
+const QUOTED: usize = 512;
+
+/// One hook.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub struct Hook {
+    pub path: PathBuf,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<String>,
+    /// Seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<u64>,
+}
+
+/// The hooks by the point at which they run, in the order of the list.
+#[derive(Clone, Debug, Default)]
+pub struct Hooks {
+    pub prestart: Vec<Hook>,
+    pub create_runtime: Vec<Hook>,
+    pub create_container: Vec<Hook>,
+    pub start_container: Vec<Hook>,
+    pub poststart: Vec<Hook>,
+    pub poststop: Vec<Hook>,
+}
+
+impl Hooks {
+    /// Whether init has to stop for hooks of the runtime, or to be told the state for its own.
+    pub fn are_needed_by_init(&self) -> bool {
+        [&self.prestart, &self.create_runtime, &self.create_container, &self.start_container]
+            .iter()
+            .any(|hooks| !hooks.is_empty())
+    }
+}
+
+/// Reads `hooks`.
+#[allow(deprecated)] // prestart: deprecated by the spec, and used by every engine
+pub fn plan(hooks: Option<&oci_spec::runtime::Hooks>) -> Result<Hooks> {
+    let Some(hooks) = hooks else { return Ok(Hooks::default()) };
+    Ok(Hooks {
+        prestart: list("prestart", hooks.prestart().as_deref())?,
+        create_runtime: list("createRuntime", hooks.create_runtime().as_deref())?,
+        create_container: list("createContainer", hooks.create_container().as_deref())?,
+        start_container: list("startContainer", hooks.start_container().as_deref())?,
+        poststart: list("poststart", hooks.poststart().as_deref())?,
+        poststop: list("poststop", hooks.poststop().as_deref())?,
+    })
+}
+
+fn list(name: &str, hooks: Option<&[oci_spec::runtime::Hook]>) -> Result<Vec<Hook>> {
+    let read = |(index, hook): (usize, &oci_spec::runtime::Hook)| {
+        let wrong = |field: &str, message: &str| Error::new(message).pointer(format!("/hooks/{name}/{index}/{field}"));
+        if !hook.path().is_absolute() {
+            return Err(wrong("path", "a hook's path has to be absolute").path(hook.path()));
+        }
+        let timeout = match hook.timeout() {
+            None => None,
+            Some(seconds) => match u64::try_from(seconds) {
+                Ok(seconds @ 1..) => Some(seconds),
+                _ => return Err(wrong("timeout", "a hook's timeout is above zero")),
+            },
+        };
+        Ok(Hook {
+            path: hook.path().clone(),
+            args: hook.args().clone().unwrap_or_default(),
+            env: hook.env().clone().unwrap_or_default(),
+            timeout,
+        })
+    };
+    hooks.unwrap_or_default().iter().enumerate().map(read).collect()
+}
+
+/// Runs the hooks of one point in their order, each with the container's state on its standard input; the first
+/// that fails ends it.
+pub fn run_all(name: &str, hooks: &[Hook], state: &[u8]) -> Result<()> {
+    for (index, hook) in hooks.iter().enumerate() {
+        run(hook, state).map_err(|error| describe(error, name, index))?;
+    }
+    Ok(())
+}
+
+/// Runs the poststop hooks: each, whatever became of those before it; the failures are returned as warnings.
+pub fn run_each(name: &str, hooks: &[Hook], state: &[u8]) -> Vec<Error> {
+    let failed = |(index, hook)| run(hook, state).err().map(|error| describe(error, name, index));
+    hooks.iter().enumerate().filter_map(failed).collect()
+}
+
+fn describe(error: Error, name: &str, index: usize) -> Error {
+    error.step(name).pointer(format!("/hooks/{name}/{index}"))
+}
+
+fn run(hook: &Hook, state: &[u8]) -> Result<()> {
+    let began = Instant::now();
+    let mut child = spawn(hook)?;
+    let pidfd = pidfd_open(Pid::from_raw(child.id() as i32)).ok();
+    if let Some(mut input) = child.stdin.take() {
+        // A hook may end without reading; SIGPIPE is ignored in this program.
+        let _ = input.write_all(state);
+    }
+    let output = watch(&mut child, pidfd.as_ref(), hook.timeout.map(|seconds| began + Duration::from_secs(seconds)));
+    let Some(output) = output else {
+        let _ = child.kill();
+        let _ = child.wait();
+        let seconds = hook.timeout.unwrap_or_default();
+        return Err(Error::new(format!("a hook did not end within its timeout of {seconds} s")).path(&hook.path));
+    };
+    let status = child.wait().on_path("cannot wait for a hook", &hook.path)?;
+    if status.success() {
+        return Ok(());
+    }
+    let how = match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (_, Some(signal)) => format!("signal {signal}"),
+        _ => status.to_string(),
+    };
+    let said = String::from_utf8_lossy(&output);
+    let said = said.trim().replace('\n', "; ");
+    let told = if said.is_empty() { String::new() } else { format!("; it said: {said}") };
+    let elapsed = began.elapsed().as_secs_f32();
+    Err(Error::new(format!("a hook ended with {how} after {elapsed:.1} s{told}")).path(&hook.path))
+}
+
+fn spawn(hook: &Hook) -> Result<Child> {
+    let mut command = Command::new(&hook.path);
+    if let Some((name, arguments)) = hook.args.split_first() {
+        command.arg0(name).args(arguments);
+    }
+    command.env_clear().envs(hook.env.iter().filter_map(|variable| variable.split_once('=')));
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.spawn().on_path("cannot run a hook", &hook.path)
+}
+
+/// Waits for a hook's end, reading what it says meanwhile; nothing when the deadline passes. A process that the
+/// hook leaves behind may hold the pipe open: only the hook itself is waited for.
+fn watch(child: &mut Child, pidfd: Option<&std::os::fd::OwnedFd>, deadline: Option<Instant>) -> Option<Vec<u8>> {
+    let mut tail = Vec::new();
+    let mut output = child.stderr.take();
+    if let Some(output) = &output {
+        let _ = fcntl(output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
+    }
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left == Some(Duration::ZERO) {
+            return None;
+        }
+        // Without pidfds (before Linux 5.3) the end is noticed by asking.
+        let pause = if pidfd.is_some() { left } else { Some(Duration::from_millis(5)) };
+        let timeout = pause.map_or(PollTimeout::NONE, |pause| {
+            PollTimeout::try_from(pause.as_millis().clamp(1, 60_000) as i32).unwrap_or(PollTimeout::MAX)
+        });
+        let mut waited: Vec<PollFd<'_>> =
+            pidfd.iter().map(|pidfd| PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)).collect();
+        waited.extend(output.iter().map(|output| PollFd::new(output.as_fd(), PollFlags::POLLIN)));
+        let _ = poll(&mut waited, timeout);
+        if let Some(pipe) = &mut output {
+            if drain(pipe, &mut tail) {
+                output = None;
+            }
+        }
+        if !matches!(child.try_wait(), Ok(None)) {
+            if let Some(pipe) = &mut output {
+                drain(pipe, &mut tail);
+            }
+            return Some(tail);
+        }
+    }
+}
+
+/// Reads what there is, keeping the end of it; true once the pipe is closed.
+fn drain(pipe: &mut impl Read, tail: &mut Vec<u8>) -> bool {
+    let mut buffer = [0; 1024];
+    loop {
+        match pipe.read(&mut buffer) {
+            Ok(0) => return true,
+            Ok(length) => {
+                tail.extend_from_slice(&buffer[..length]);
+                let excess = tail.len().saturating_sub(QUOTED);
+                tail.drain(..excess);
+            }
+            Err(_) => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, timeout: Option<u64>) -> Hook {
+        let args = ["sh", "-c", script].map(str::to_owned).to_vec();
+        Hook { path: "/bin/sh".into(), args, env: vec!["A=b".into()], timeout }
+    }
+
+    #[test]
+    fn a_hook_gets_the_state_and_its_environment_only() {
+        let script = "test \"$(cat)\" = state && test \"$A\" = b && test -z \"$HOME\"";
+        run(&shell(script, None), b"state").unwrap();
+    }
+
+    #[test]
+    fn a_failure_quotes_the_hook() {
+        let error =
+            run_all("createRuntime", &[shell("exit 0", None), shell("echo no >&2; exit 3", None)], b"").unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("exit status 3") && text.contains("it said: no"), "{text}");
+        assert!(text.contains("/hooks/createRuntime/1"), "{text}");
+    }
+
+    #[test]
+    fn a_hook_that_does_not_read_is_no_error() {
+        run(&shell("exec 0<&-; exit 0", None), &vec![b'x'; 1 << 20]).unwrap();
+    }
+
+    #[test]
+    fn a_timeout_ends_a_hook_and_a_left_behind_child_does_not_hold_it() {
+        let text = run(&shell("exec sleep 100", Some(1)), b"").unwrap_err().to_string();
+        assert!(text.contains("timeout of 1 s"), "{text}");
+        run(&shell("sleep 2 & exit 0", None), b"").unwrap();
+    }
+
+    #[test]
+    fn poststop_hooks_all_run() {
+        let warnings =
+            run_each("poststop", &[shell("exit 1", None), shell("exit 0", None), shell("kill -9 $$", None)], b"");
+        assert_eq!(warnings.len(), 2);
+        assert!(warnings[1].to_string().contains("signal 9"));
+    }
+}

@@ -1,0 +1,418 @@
+//! The container's side of its start, in the order it runs, up to execve(2).
+//!
+//! Init is a copy of the runtime: it has the plan by copy-on-write and the descriptors by inheritance. Each line of
+//! [`story`] is one step, and its name is what errors name.
+
+use std::convert::Infallible;
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::socket::accept4;
+use nix::unistd::{chdir, execve, getcwd, sethostname};
+
+use crate::error::{Context, Error, Result};
+use crate::mount::attach;
+use crate::mount::source::Sources;
+use crate::plan::Plan;
+use crate::process::{ProcessPlan, program};
+use crate::safepath::{Leaf, Procfs, Root, read_small_file};
+use crate::sys::mount::FsContext;
+use crate::sys::process::{self as sys, CLONE_NEWTIME, CLONE_PARENT, Forked};
+use crate::wire::{Message, Wire};
+use crate::{cgroup, device, hook, lsm, namespace, netdev, rootfs, sysctl, tty};
+
+/// What init gets from the runtime beside the plan.
+pub struct Inherited {
+    /// To the runtime; later to whoever starts the container.
+    pub wire: Wire,
+    pub start: Start,
+    /// Where the terminal's master goes.
+    pub console: Option<OwnedFd>,
+    pub root: Option<OwnedFd>,
+    pub sources: Sources,
+    pub namespaces: Vec<(u64, OwnedFd)>,
+    pub host_procfs: Procfs,
+    /// Cgroups that init has to write itself into.
+    pub cgroup_files: Vec<OwnedFd>,
+    pub preserve_fds: u32,
+    /// The lock of the container's directory.
+    pub lock: Option<i32>,
+}
+
+/// How the container is started once it is made.
+pub enum Start {
+    /// By a `start` that connects to this socket.
+    Listener(OwnedFd),
+    /// By the runtime that made it.
+    Wire,
+}
+
+/// Runs init; ends in the program, or in a message that says why not.
+pub fn run(plan: &Plan, inherited: &mut Inherited) -> ! {
+    let Err(error) = story(plan, inherited);
+    give_up(inherited, error)
+}
+
+fn give_up(inherited: &Inherited, error: Error) -> ! {
+    let _ = inherited.wire.send(&Message::Failed(error));
+    std::process::exit(1)
+}
+
+fn step<T>(name: &str, result: Result<T>) -> Result<T> {
+    result.map_err(|error| error.step(name))
+}
+
+fn story(plan: &Plan, inherited: &mut Inherited) -> Result<Infallible> {
+    step("begin", begin(plan, inherited))?;
+    step("namespaces", enter_namespaces(plan, inherited))?;
+    let root = step("rootfs", rootfs::attach(&plan.rootfs, inherited.root.take()))?;
+    let mounted = step("mounts", attach::all(&plan.mounts, &root, &mut inherited.sources, &plan.cgroup_view))?;
+    step("devices", make_devices(plan, &root))?;
+    let terminal = step("terminal", make_terminal(plan, inherited, &root))?;
+    let (creating, created) = step("hooks", run_runtime_hooks(plan, inherited))?;
+    hook::run_all("createContainer", &plan.hooks.create_container, &creating)?;
+    let procfs = step("procfs", own_procfs(plan, mounted.procfs))?;
+    step("sysctl", sysctl::apply(&plan.sysctls, procfs.as_ref().unwrap_or(&inherited.host_procfs)))?;
+    step("restrictions", rootfs::restrict(&plan.rootfs, &root))?;
+    step("pivot", rootfs::enter(&plan.rootfs, &root))?;
+    step("root", rootfs::finish(&plan.rootfs, &root))?;
+    step("hostname", set_names(plan))?;
+    if let Some(terminal) = &terminal {
+        step("terminal", tty::take(terminal))?;
+    }
+    let Some(process) = &plan.process else { return wait_without_process(inherited) };
+    let program = step("process", become_the_process(plan, process, inherited, &root, procfs))?;
+    drop((terminal, root));
+    wait_for_start(inherited)?;
+    hook::run_all("startContainer", &plan.hooks.start_container, &created)?;
+    step("exec", execute(&program, process, inherited.preserve_fds))
+}
+
+/// Ends with the runtime, becomes untraceable, and joins the cgroups: before anything is allocated or opened.
+fn begin(plan: &Plan, inherited: &mut Inherited) -> Result<()> {
+    close_lock(inherited);
+    sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong)
+        .context(|| "cannot ask to end with the runtime")?;
+    cgroup::join(&std::mem::take(&mut inherited.cgroup_files))?;
+    if plan.namespaces.has_new(libc::CLONE_NEWUSER as u64) && !plan.namespaces.needs_stage() {
+        inherited.wire.wait_for_go()?;
+    }
+    sys::prctl(libc::PR_SET_DUMPABLE, 0).context(|| "cannot become untraceable")?;
+    if plan.namespaces.has_user() {
+        namespace::become_root_inside(&inherited.host_procfs)?;
+    }
+    tty::begin_session()
+}
+
+fn close_lock(inherited: &mut Inherited) {
+    drop(inherited.lock.take().map(sys::inherited));
+}
+
+fn enter_namespaces(plan: &Plan, inherited: &mut Inherited) -> Result<()> {
+    namespace::join(&plan.namespaces, std::mem::take(&mut inherited.namespaces), false)?;
+    if plan.namespaces.has_new(libc::CLONE_NEWCGROUP as u64) {
+        namespace::make(libc::CLONE_NEWCGROUP as u64, "a cgroup namespace")?;
+    }
+    if plan.namespaces.has_new(libc::CLONE_NEWNET as u64) {
+        netdev::loopback_up()?;
+    }
+    if let Some(name) = &plan.keyring {
+        join_keyring(name)?;
+    }
+    Ok(())
+}
+
+/// A session keyring of the container's own, so that it does not see the caller's keys.
+fn join_keyring(name: &CStr) -> Result<()> {
+    match sys::join_session_keyring(name) {
+        Ok(keyring) => {
+            // Only for the container's own lookups; a kernel that refuses does no harm.
+            let _ = sys::allow_keyring_search(keyring);
+            Ok(())
+        }
+        // No keyrings in this kernel, or a filter that hides them.
+        Err(Errno::ENOSYS | Errno::EPERM) => Ok(()),
+        Err(errno) => Err(Error::new("cannot make a session keyring").errno(errno).hint(match errno {
+            Errno::EDQUOT => {
+                "the user's quota of keys is used up (/proc/keys, kernel.keys.maxkeys): pass --no-new-keyring"
+            }
+            _ => "pass --no-new-keyring to do without",
+        })),
+    }
+}
+
+fn make_devices(plan: &Plan, root: &Root) -> Result<()> {
+    let Some(devices) = &plan.devices else { return Ok(()) };
+    let mask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    device::create(devices, root, plan.namespaces.has_user())?;
+    nix::sys::stat::umask(mask);
+    device::link(root)
+}
+
+fn make_terminal(plan: &Plan, inherited: &mut Inherited, root: &Root) -> Result<Option<OwnedFd>> {
+    let Some(process) = plan.process.as_ref().filter(|process| process.terminal) else { return Ok(None) };
+    let Some(socket) = inherited.console.take() else {
+        return Err(Error::new("nobody takes the terminal: --console-socket is missing").pointer("/process/terminal"));
+    };
+    tty::create(root, &socket, process.console_size).map(Some)
+}
+
+/// Lets the runtime run its hooks; returns the container's state for init's own, which knows its process id only
+/// as the container sees it.
+fn run_runtime_hooks(plan: &Plan, inherited: &mut Inherited) -> Result<(Vec<u8>, Vec<u8>)> {
+    if !plan.hooks.are_needed_by_init() {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    inherited.wire.send(&Message::RunHooks)?;
+    match inherited.wire.receive()? {
+        Some(Message::HooksRan(creating, created)) => Ok((creating, created)),
+        _ => Err(Error::new("the runtime ended before its hooks had run")),
+    }
+}
+
+/// A procfs that is known to be one, for what has to be written to it: the container's, else one of our own that
+/// is mounted nowhere. Nothing where nothing has to be written.
+fn own_procfs(plan: &Plan, mounted: Option<Procfs>) -> Result<Option<Procfs>> {
+    let label = plan.process.as_ref().is_some_and(|it| lsm::is_needed(&it.apparmor_profile, &it.selinux_label));
+    if mounted.is_some() || plan.sysctls.is_empty() && !label {
+        return Ok(mounted);
+    }
+    let made = FsContext::open(c"proc").and_then(|context| context.mount(0));
+    match made {
+        Ok(tree) => Procfs::new(tree).map(Some),
+        // The host's, opened and verified before anything of the container was mounted.
+        Err(_) => Ok(None),
+    }
+}
+
+fn set_names(plan: &Plan) -> Result<()> {
+    if !plan.hostname.is_empty() {
+        sethostname(&plan.hostname)
+            .context(|| "cannot set the hostname")
+            .map_err(|error| error.pointer("/hostname"))?;
+    }
+    if !plan.domainname.is_empty() {
+        crate::sys::fs::set_domain_name(&plan.domainname)
+            .context(|| "cannot set the domain name")
+            .map_err(|error| error.pointer("/domainname"))?;
+    }
+    Ok(())
+}
+
+/// Takes on the process's identity and limits, last those that take privileges away; finds the program as it.
+fn become_the_process(
+    plan: &Plan,
+    process: &ProcessPlan,
+    inherited: &Inherited,
+    root: &Root,
+    procfs: Option<Procfs>,
+) -> Result<Program> {
+    if let Some(personality) = plan.personality {
+        nix::sys::personality::set(personality)
+            .context(|| "cannot set the personality")
+            .map_err(|error| error.pointer("/linux/personality"))?;
+    }
+    if let Some(policy) = &plan.memory_policy {
+        policy.apply()?;
+    }
+    process.schedule.apply()?;
+    lsm::label_exec(
+        procfs.as_ref().unwrap_or(&inherited.host_procfs),
+        &process.apparmor_profile,
+        &process.selinux_label,
+    )?;
+    let may_set_groups = may_set_groups(plan, inherited);
+    let entered = enter_directory(&process.cwd, root)?;
+    crate::process::rlimit::apply(&process.rlimits)?;
+    own_standard_streams(process.identity.uid);
+    process.capabilities.limit_bounding()?;
+    process.identity.apply(may_set_groups)?;
+    for warning in process.capabilities.apply()? {
+        inherited.wire.send(&Message::Warning(warning))?;
+    }
+    if !entered {
+        // Only its user may enter it.
+        chdir(&process.cwd).map_err(|errno| no_directory(&process.cwd, errno))?;
+    }
+    check_directory(&process.cwd)?;
+    if process.no_new_privileges {
+        sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).context(|| "cannot set no_new_privs")?;
+    }
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(process.identity.umask));
+    // A change of ids has made it the default again, whatever that is on this host.
+    sys::prctl(libc::PR_SET_DUMPABLE, 0).context(|| "cannot become untraceable")?;
+    let path = if process.args.is_empty() { CString::default() } else { program::find(process)? };
+    Ok(Program { path, env: environment(process, root) })
+}
+
+/// What execve(2) is called with, beside the arguments.
+struct Program {
+    path: CString,
+    env: Vec<CString>,
+}
+
+/// Adds HOME from the container's /etc/passwd where config.json does not set it, as runc does.
+fn environment(process: &ProcessPlan, root: &Root) -> Vec<CString> {
+    const MAX_PASSWD: usize = 1 << 20;
+    let mut env = process.env.clone();
+    if process.variable("HOME").is_none_or(<[u8]>::is_empty) {
+        let passwd = read_small_file(root, Path::new("/etc/passwd"), MAX_PASSWD).unwrap_or_default();
+        let uid = process.identity.uid.to_string();
+        let home = passwd.split(|byte| *byte == b'\n').find_map(|line| {
+            let fields: Vec<_> = line.split(|byte| *byte == b':').collect();
+            (fields.len() >= 6 && fields[2] == uid.as_bytes()).then(|| fields[5].to_vec())
+        });
+        env.retain(|variable| !variable.to_bytes().starts_with(b"HOME="));
+        let home = home.filter(|home| home.starts_with(b"/")).unwrap_or_else(|| b"/".to_vec());
+        env.extend(CString::new([&b"HOME="[..], &home].concat()));
+    }
+    env
+}
+
+fn may_set_groups(plan: &Plan, inherited: &Inherited) -> bool {
+    if !plan.namespaces.has_user() {
+        return sys::capabilities().is_ok_and(|sets| sets.effective & 1 << 6 != 0);
+    }
+    let Ok(file) = inherited.host_procfs.open("self/setgroups", nix::fcntl::OFlag::O_RDONLY) else { return true };
+    let mut text = [0; 8];
+    let length = nix::unistd::read(&file, &mut text).unwrap_or(0);
+    !text[..length].starts_with(b"deny")
+}
+
+/// Enters the working directory, which is made if it is missing; false where only its user may enter it.
+fn enter_directory(cwd: &Path, root: &Root) -> Result<bool> {
+    match chdir(cwd) {
+        Ok(()) => Ok(true),
+        Err(Errno::EACCES | Errno::EPERM) => Ok(false),
+        Err(Errno::ENOENT) => {
+            root.open_or_create(cwd, Leaf::Directory).map_err(|errno| no_directory(cwd, errno))?;
+            chdir(cwd).map_err(|errno| no_directory(cwd, errno)).map(|()| true)
+        }
+        Err(errno) => Err(no_directory(cwd, errno)),
+    }
+}
+
+fn no_directory(cwd: &Path, errno: Errno) -> Error {
+    Error::new("cannot enter the working directory").path(cwd).errno(errno).pointer("/process/cwd")
+}
+
+/// The kernel itself says whether the directory is inside the root: a descriptor of the host that is still open
+/// could have led out (CVE-2024-21626).
+fn check_directory(cwd: &Path) -> Result<()> {
+    match getcwd() {
+        Ok(path) if path.is_absolute() => Ok(()),
+        Ok(_) | Err(Errno::ENOENT) => Err(Error::new("the working directory is outside of the container's root")
+            .path(cwd)
+            .pointer("/process/cwd")),
+        Err(errno) => Err(no_directory(cwd, errno)),
+    }
+}
+
+/// Gives the standard streams to the user, who may have to reopen them through /proc/self/fd.
+fn own_standard_streams(uid: u32) {
+    let null = nix::sys::stat::stat("/dev/null").map(|stat| stat.st_rdev).ok();
+    let streams: [&dyn std::os::fd::AsFd; 3] = [&std::io::stdin(), &std::io::stdout(), &std::io::stderr()];
+    for stream in streams {
+        let Ok(stat) = nix::sys::stat::fstat(stream.as_fd()) else { continue };
+        if stat.st_uid == uid || Some(stat.st_rdev) == null && stat.st_rdev != 0 {
+            continue;
+        }
+        // A stream that belongs to somebody else, or to a read-only file system, stays as it is.
+        let _ = nix::unistd::fchown(stream.as_fd(), Some(uid.into()), None);
+    }
+}
+
+/// Says that the container is made, and waits for its start.
+fn wait_for_start(inherited: &mut Inherited) -> Result<()> {
+    sys::prctl(libc::PR_SET_PDEATHSIG, 0).context(|| "cannot outlive the runtime")?;
+    inherited.wire.send(&Message::Ready)?;
+    if let Start::Listener(listener) = &inherited.start {
+        inherited.wire = wait_for_connection(listener)?;
+        inherited.start = Start::Wire;
+        return Ok(());
+    }
+    inherited.wire.wait_for_go()
+}
+
+/// Waits for a `start` that goes through: one that is killed before it has spoken does not count.
+fn wait_for_connection(listener: &OwnedFd) -> Result<Wire> {
+    loop {
+        let connection = accept4(listener.as_raw_fd(), nix::sys::socket::SockFlag::SOCK_CLOEXEC);
+        match connection {
+            Ok(number) => {
+                let wire = Wire::from_socket(sys::inherited(number).context(|| "cannot take a connection")?);
+                if wire.wait_for_go().is_ok() {
+                    return Ok(wire);
+                }
+            }
+            Err(Errno::EINTR | Errno::ECONNABORTED) => {}
+            Err(errno) => return Err(Error::new("cannot wait for the start").errno(errno)),
+        }
+    }
+}
+
+/// A container without a process can be created and deleted, and not started (runtime.md, "start").
+fn wait_without_process(inherited: &mut Inherited) -> Result<Infallible> {
+    wait_for_start(inherited)?;
+    Err(Error::new("the container has no process to start").pointer("/process"))
+}
+
+fn execute(program: &Program, process: &ProcessPlan, preserve_fds: u32) -> Result<Infallible> {
+    if process.args.is_empty() {
+        return Err(Error::new("the process has no arguments").pointer("/process/args"));
+    }
+    for number in 3..3 + preserve_fds {
+        sys::set_close_on_exec(number as i32, false).context(|| format!("cannot pass on the descriptor {number}"))?;
+    }
+    sys::reset_signals();
+    let Err(errno) = execve(&program.path, &process.args, &program.env);
+    Err(program::refused(&process.args[0], errno))
+}
+
+/// The process between the runtime and init (see [`namespace::NamespacePlan::needs_stage`]): enters namespaces that
+/// take effect for a child only, makes init as its sibling, and ends.
+pub fn stage(plan: &Plan, inherited: &mut Inherited) -> ! {
+    match step("namespaces", try_stage(plan, inherited)) {
+        Ok(Forked::Child) => run(plan, inherited),
+        Ok(Forked::Parent { pid, .. }) => {
+            let told = inherited.wire.send(&Message::Init(pid.as_raw()));
+            std::process::exit(i32::from(told.is_err()))
+        }
+        Err(error) => give_up(inherited, error),
+    }
+}
+
+fn try_stage(plan: &Plan, inherited: &mut Inherited) -> Result<Forked> {
+    const USER: u64 = libc::CLONE_NEWUSER as u64;
+    let namespaces = &plan.namespaces;
+    close_lock(inherited);
+    sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong)
+        .context(|| "cannot ask to end with the runtime")?;
+    cgroup::join(&std::mem::take(&mut inherited.cgroup_files))?;
+    // With the host's privileges first: inside the user namespace some could not be joined any more.
+    let (user, others): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut inherited.namespaces).into_iter().partition(|(flag, _)| *flag == USER);
+    let (mounts, others) = others.into_iter().partition(|(flag, _)| *flag == libc::CLONE_NEWNS as u64);
+    let waiting = namespace::join(namespaces, others, true)?;
+    namespace::join(namespaces, user, false)?;
+    if namespaces.has_new(USER) {
+        namespace::make(USER, "a user namespace")?;
+        inherited.wire.send(&Message::MapIds)?;
+        inherited.wire.wait_for_go()?;
+    }
+    namespace::join(namespaces, waiting, false)?;
+    if namespaces.has_new(CLONE_NEWTIME) {
+        namespace::make(CLONE_NEWTIME, "a time namespace")?;
+        namespace::write_time_offsets(&namespaces.time_offsets, &inherited.host_procfs)?;
+    }
+    // Entering one changes the root directory: left to init.
+    inherited.namespaces = mounts;
+    let flags = namespaces.clone_flags() | CLONE_PARENT;
+    match sys::clone(flags, None) {
+        Err(Errno::ENOSYS) => sys::clone_classic(flags),
+        result => result,
+    }
+    .map_err(|errno| namespace::refused(flags, "the container's process", errno))
+}

@@ -1,0 +1,33 @@
+//! kelson: an OCI container runtime. docs/architecture.md tells how its parts stand on each other.
+
+// Fields whose names say what the specification's text says are not described again.
+#![allow(missing_docs)]
+
+pub mod cgroup;
+pub mod cli;
+pub mod create;
+pub mod destroy;
+pub mod device;
+pub mod error;
+pub mod hook;
+pub mod init;
+pub mod lifecycle;
+pub mod log;
+pub mod lsm;
+pub mod mount;
+pub mod namespace;
+pub mod netdev;
+pub mod numa;
+pub mod plan;
+pub mod process;
+pub mod rdt;
+pub mod rootfs;
+pub mod run;
+pub mod safepath;
+pub mod seal;
+pub mod spec;
+pub mod state;
+pub mod sys;
+pub mod sysctl;
+pub mod tty;
+pub mod wire;

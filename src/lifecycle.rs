@@ -1,0 +1,146 @@
+//! What happens to a container that exists: start, kill, delete, and a look at it.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::unistd::Pid;
+use std::os::fd::AsRawFd;
+
+use crate::destroy::destroy;
+use crate::error::{Context, Error, Result};
+use crate::hook;
+use crate::safepath::descriptor_path;
+use crate::state::{Container, START_SOCKET, State, Status, Store, does_not_exist};
+use crate::sys::process::{pidfd_open, pidfd_send_signal};
+use crate::wire::{Message, Wire};
+
+/// Starts a created container: tells its init to go on, and waits until it has become the program.
+pub fn start(store: &Store, id: &str) -> Result<()> {
+    let container = store.open(id)?;
+    let state = container.load()?;
+    match state.status() {
+        Status::Created => {}
+        Status::Stopped => return Err(Error::new("cannot start a container that has stopped")),
+        Status::Creating => return Err(Error::new("cannot start a container that is not created yet")),
+        Status::Running | Status::Paused => return Err(Error::new("cannot start an already running container")),
+    }
+    if !state.has_process {
+        return Err(Error::new("the container has no process to start").pointer("/process"));
+    }
+    let wire = connect_to_init(&container)?;
+    go(&wire)?;
+    let _ = std::fs::remove_file(container.path.join(START_SOCKET));
+    after_start(&container, &state)
+}
+
+/// Tells init to go on; its end of the wire closes when it becomes the program.
+pub fn go(wire: &Wire) -> Result<()> {
+    wire.send(&Message::Go)?;
+    match wire.receive()? {
+        None => Ok(()),
+        Some(Message::Failed(error)) => Err(error),
+        Some(_) => Err(Error::new("the container's init said something unexpected")),
+    }
+}
+
+/// Runs the poststart hooks. "If any poststart hook fails, the runtime MUST generate an error, stop the container,
+/// and continue the lifecycle" with its deletion.
+pub fn after_start(container: &Container, state: &State) -> Result<()> {
+    hook::run_all("poststart", &state.poststart, &state.to_oci(Status::Running)).or_else(|error| {
+        destroy(container, state)?;
+        Err(error)
+    })
+}
+
+fn connect_to_init(container: &Container) -> Result<Wire> {
+    let directory = container.socket_directory()?;
+    let path = format!("{}/{START_SOCKET}", descriptor_path(&directory));
+    let made: nix::Result<OwnedFd> = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
+        .and_then(|socket| {
+            connect(socket.as_raw_fd(), &UnixAddr::new(path.as_str())?)?;
+            Ok(socket)
+        });
+    made.on_path("cannot reach the container's init", container.path.join(START_SOCKET)).map(Wire::from_socket)
+}
+
+/// Sends `signal` to the container's first process, or with `all` to every one of its processes.
+pub fn kill(store: &Store, id: &str, signal: i32, all: bool) -> Result<()> {
+    let state = store.load(id)?;
+    let alive = state.init.is_some_and(|init| init.is_alive());
+    if all {
+        return state.cgroup.signal_all(signal);
+    }
+    if !alive {
+        // Without a pid namespace of its own, its other processes live on.
+        if !state.own_pid_namespace && !state.cgroup.processes().is_empty() {
+            return state.cgroup.signal_all(signal);
+        }
+        return Err(not_running());
+    }
+    signal_init(&state, signal)?;
+    if signal == libc::SIGKILL {
+        // A frozen process dies when it is thawed.
+        if state.cgroup.is_frozen() {
+            state.cgroup.thaw();
+        }
+        if !state.own_pid_namespace {
+            return state.cgroup.signal_all(signal);
+        }
+    }
+    Ok(())
+}
+
+/// The words that engines take for "there is nothing left to kill".
+fn not_running() -> Error {
+    Error::new("container not running")
+}
+
+/// By a descriptor where the kernel has them: it cannot mean a later process with the same id.
+fn signal_init(state: &State, signal: i32) -> Result<()> {
+    let Some(init) = state.init else { return Err(not_running()) };
+    let sent = match pidfd_open(Pid::from_raw(init.pid)) {
+        Ok(pidfd) if init.is_alive() => pidfd_send_signal(&pidfd, signal),
+        Ok(_) => Err(Errno::ESRCH),
+        Err(Errno::ENOSYS) => crate::sys::process::kill(Pid::from_raw(init.pid), signal),
+        Err(errno) => Err(errno),
+    };
+    match sent {
+        Err(Errno::ESRCH) => Err(not_running()),
+        result => result.context(|| format!("cannot send signal {signal} to process {}", init.pid)),
+    }
+}
+
+/// Deletes a container that has stopped or was never started; with `force` one in any state, and none at all.
+pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
+    let container = match store.open(id) {
+        Err(_) if force && store.load(id).is_err_and(|error| error == does_not_exist(id)) => return Ok(()),
+        result => result?,
+    };
+    let state = match container.load() {
+        // Interrupted before anything was made: there is only the directory.
+        Err(error) if force && error.os_error() == Some(Errno::ENOENT) => return container.remove(),
+        result => result?,
+    };
+    let init_gone = || !state.init.is_some_and(|init| init.is_alive());
+    if !force && matches!(state.status(), Status::Running | Status::Paused) && !ends_soon(init_gone) {
+        let status = state.status().name();
+        return Err(Error::new(format!("cannot delete container {id} that is not stopped: {status}"))
+            .hint("stop it first, or pass --force"));
+    }
+    destroy(&container, &state)
+}
+
+/// A process that was just killed needs a moment.
+fn ends_soon(is_gone: impl Fn() -> bool) -> bool {
+    const PATIENCE: Duration = Duration::from_millis(100);
+    let began = Instant::now();
+    while !is_gone() {
+        if began.elapsed() > PATIENCE {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    true
+}

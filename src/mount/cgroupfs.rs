@@ -1,0 +1,114 @@
+//! The `cgroup` mount: what a container sees of the hierarchies, as plain mounts that [`super::attach`] makes.
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::symlinkat;
+
+use super::options::Attributes;
+use super::{Kind, MountPlan, Parameter};
+use crate::error::{Context, Result};
+use crate::safepath::{Leaf, Root};
+use crate::sys::mount::attr;
+
+/// The container's cgroups as its mount namespace may show them.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// Whether the host has the one unified hierarchy (v2) and nothing else.
+    pub unified: bool,
+    /// Whether the container has a cgroup namespace of its own.
+    pub namespaced: bool,
+    pub hierarchies: Vec<Hierarchy>,
+}
+
+/// One hierarchy.
+#[derive(Clone, Debug)]
+pub struct Hierarchy {
+    /// Its directory's name below /sys/fs/cgroup, such as `cpu,cpuacct` or `unified`.
+    pub name: String,
+    /// Its controllers, and `name=systemd` and the like for one without; empty for the unified one.
+    pub controllers: Vec<String>,
+    /// The container's own cgroup in it, on the host.
+    pub directory: PathBuf,
+}
+
+/// The mounts that one `cgroup` mount stands for: ways to try in turn, and what comes after.
+pub struct Expansion {
+    pub ways: Vec<Vec<MountPlan>>,
+    pub last: Vec<MountPlan>,
+}
+
+/// What to mount for `mount`.
+pub fn expand(mount: &MountPlan, view: &View) -> Expansion {
+    if view.unified {
+        let file_system = part(mount, "", file_system("cgroup2", &[]));
+        let own = view.hierarchies.first().map(|own| part(mount, "", bind(&own.directory)));
+        let ways = [Some(file_system), own].into_iter().flatten().map(|way| vec![way]).collect();
+        return Expansion { ways, last: Vec::new() };
+    }
+    let mounted = |hierarchy: &Hierarchy| match &hierarchy.controllers[..] {
+        [] => file_system("cgroup2", &[]),
+        controllers => file_system("cgroup", controllers),
+    };
+    let as_mounts = view.hierarchies.iter().map(|own| part(mount, &own.name, mounted(own)));
+    let as_binds = view.hierarchies.iter().map(|own| part(mount, &own.name, bind(&own.directory)));
+    let hierarchies = if view.namespaced { as_mounts.collect::<Vec<_>>() } else { as_binds.collect() };
+    let tmpfs = Kind::Filesystem {
+        name: c"tmpfs".into(),
+        parameters: vec![parameter("source", "tmpfs"), parameter("mode", "755")],
+    };
+    let mut top = part(mount, "", tmpfs);
+    // Until its directories are made it has to be writable.
+    top.attributes.set &= !attr::RDONLY;
+    let last = if mount.attributes.set & attr::RDONLY == 0 { Vec::new() } else { vec![part(mount, "", Kind::Remount)] };
+    Expansion { ways: vec![[vec![top], hierarchies].concat()], last }
+}
+
+/// On v1, a link for each controller of a hierarchy that several share, as systemd makes them.
+pub fn link(mount: &MountPlan, root: &Root, view: &View) -> Result<()> {
+    let shared = view.hierarchies.iter().filter(|hierarchy| !view.unified && hierarchy.controllers.len() > 1);
+    for hierarchy in shared {
+        let directory = root
+            .open_or_create_plain(&mount.destination, Leaf::Directory)
+            .on_path("cannot open", &mount.destination)?;
+        for controller in hierarchy.controllers.iter().filter(|controller| **controller != hierarchy.name) {
+            symlinkat(hierarchy.name.as_str(), &directory, controller.as_str())
+                .on_path("cannot make the link of a controller", mount.destination.join(controller))?;
+        }
+    }
+    Ok(())
+}
+
+fn part(mount: &MountPlan, below: &str, kind: Kind) -> MountPlan {
+    let destination = if below.is_empty() { mount.destination.clone() } else { mount.destination.join(below) };
+    let recursive_attributes = Attributes::default();
+    MountPlan { destination, kind, recursive_attributes, id_map: None, copy_up: false, ..mount.clone() }
+}
+
+fn bind(directory: &Path) -> Kind {
+    Kind::Bind { source: directory.to_owned(), recursive: false }
+}
+
+fn file_system(name: &str, controllers: &[String]) -> Kind {
+    let mut parameters = vec![parameter("source", name)];
+    for controller in controllers {
+        match controller.strip_prefix("name=") {
+            Some(title) => parameters.extend([flag("none"), parameter("name", title)]),
+            None => parameters.push(flag(controller)),
+        }
+    }
+    Kind::Filesystem { name: c_string(name), parameters }
+}
+
+fn parameter(key: &str, value: &str) -> Parameter {
+    Parameter { key: c_string(key), value: Some(c_string(value)) }
+}
+
+fn flag(key: &str) -> Parameter {
+    Parameter { key: c_string(key), value: None }
+}
+
+/// The names come from /proc/self/mountinfo and from above: none holds a NUL.
+fn c_string(text: &str) -> CString {
+    CString::new(text).unwrap_or_default()
+}

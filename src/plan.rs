@@ -1,0 +1,221 @@
+//! config.json turned into a [`Plan`]: pure data, computed and checked before anything is touched. Init inherits
+//! it by copy-on-write; nothing is serialised.
+
+use std::path::{Path, PathBuf};
+
+use nix::sys::personality::Persona;
+use oci_spec::runtime::LinuxPersonalityDomain;
+
+use crate::cgroup::{self, CgroupPlan, Manager};
+use crate::device::{self, DevicePlan};
+use crate::error::{Context, Error, Result};
+use crate::hook::{self, Hooks};
+use crate::mount::idmap::IdMap;
+use crate::mount::{self, Kind, MountPlan, cgroupfs};
+use crate::namespace::{self, NamespacePlan};
+use crate::netdev::{self, NetDevice};
+use crate::numa::{self, MemoryPolicy};
+use crate::process::{self, ProcessPlan, cpu_list};
+use crate::rdt::{self, RdtPlan};
+use crate::rootfs::{self, RootfsPlan};
+use crate::spec::Spec;
+use crate::sysctl::{self, Sysctl};
+
+/// What the command line adds to config.json.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    pub no_pivot: bool,
+    pub no_new_keyring: bool,
+    pub manager: Manager,
+}
+
+/// A container, ready to be made.
+#[derive(Debug)]
+pub struct Plan {
+    pub rootfs: RootfsPlan,
+    pub mounts: Vec<MountPlan>,
+    /// None where the host's own /dev is mounted into the container.
+    pub devices: Option<Vec<DevicePlan>>,
+    pub namespaces: NamespacePlan,
+    pub process: Option<ProcessPlan>,
+    pub hostname: String,
+    pub domainname: String,
+    pub sysctls: Vec<Sysctl>,
+    pub cgroup: CgroupPlan,
+    pub cgroup_view: cgroupfs::View,
+    pub hooks: Hooks,
+    pub net_devices: Vec<NetDevice>,
+    pub rdt: Option<RdtPlan>,
+    pub personality: Option<Persona>,
+    pub memory_policy: Option<MemoryPolicy>,
+    /// The name of a new session keyring.
+    pub keyring: Option<std::ffi::CString>,
+}
+
+/// Computes the plan for the container `id` in `bundle` (absolute).
+pub fn plan(spec: &Spec, id: &str, bundle: &Path, settings: &Settings) -> Result<Plan> {
+    check_version(&spec.oci_version)?;
+    check_unsupported(spec)?;
+    let linux = &spec.linux;
+    let namespaces = namespace::plan(linux)?;
+    let has = |flag: i32| namespaces.has(flag as u64);
+    check_names(spec, has(libc::CLONE_NEWUTS))?;
+    let own =
+        sysctl::Own { ipc: has(libc::CLONE_NEWIPC), network: has(libc::CLONE_NEWNET), uts: has(libc::CLONE_NEWUTS) };
+    let container_map = (!linux.uid_mappings.is_empty()).then(|| IdMap::new(&linux.uid_mappings, &linux.gid_mappings));
+    let cgroup = cgroup::plan(linux, id, settings.manager)?;
+    let mounts = plan_mounts(spec, bundle, container_map.as_ref())?;
+    let process = spec.process.as_ref().map(process::plan).transpose()?;
+    check_labels(process.as_ref(), &linux.mount_label)?;
+    let host_dev =
+        |mount: &MountPlan| mount.destination == Path::new("/dev") && matches!(mount.kind, Kind::Bind { .. });
+    let devices = device::plan(&linux.devices)?;
+    Ok(Plan {
+        rootfs: plan_rootfs(spec, bundle, settings, has(libc::CLONE_NEWNS))?,
+        devices: (!mounts.iter().any(host_dev)).then_some(devices),
+        mounts,
+        hostname: spec.hostname.clone(),
+        domainname: spec.domainname.clone(),
+        sysctls: sysctl::plan(&linux.sysctl, own)?,
+        cgroup_view: cgroup_view(&cgroup, has(libc::CLONE_NEWCGROUP)),
+        cgroup,
+        hooks: hook::plan(spec.hooks.as_ref())?,
+        net_devices: netdev::plan(linux.net_devices.as_ref(), has(libc::CLONE_NEWNET))?,
+        rdt: rdt::plan(linux.intel_rdt.as_ref(), id)?,
+        personality: personality(spec)?,
+        memory_policy: linux.memory_policy.as_ref().map(|policy| numa::plan(policy, cpu_list::parse)).transpose()?,
+        keyring: keyring(id, settings)?,
+        namespaces,
+        process,
+    })
+}
+
+/// Any 1.x is read: later minor versions only add properties, which are ignored, and values, which are errors.
+fn check_version(version: &str) -> Result<()> {
+    let wrong = |message: String| Err(Error::new(message).pointer("/ociVersion"));
+    if version.is_empty() {
+        return wrong("ociVersion is missing".to_owned());
+    }
+    let numbers: Vec<_> = version.split(['-', '+']).next().unwrap_or_default().split('.').collect();
+    let is_number = |text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if numbers.len() != 3 || !numbers.iter().all(is_number) {
+        return wrong(format!("ociVersion {version:?} is no semantic version"));
+    }
+    if numbers[0] != "1" { wrong(format!("ociVersion {version} is not supported, only 1.x")) } else { Ok(()) }
+}
+
+fn check_unsupported(spec: &Spec) -> Result<()> {
+    if spec.annotations.keys().any(String::is_empty) {
+        return Err(Error::new("an annotation needs a name").pointer("/annotations"));
+    }
+    if spec.linux.seccomp.is_some() {
+        return Err(Error::new("seccomp profiles are not supported by this version of kelson")
+            .pointer("/linux/seccomp")
+            .hint("run without one for now: podman and docker take --security-opt seccomp=unconfined"));
+    }
+    Ok(())
+}
+
+fn check_names(spec: &Spec, own_uts: bool) -> Result<()> {
+    for (name, value) in [("hostname", &spec.hostname), ("domainname", &spec.domainname)] {
+        let pointer = format!("/{name}");
+        if !value.is_empty() && !own_uts {
+            return Err(Error::new(format!("the {name} would be the host's: add a uts namespace")).pointer(pointer));
+        }
+        if value.len() > 64 || value.bytes().any(|byte| byte == 0) {
+            return Err(Error::new(format!("a {name} is at most 64 bytes")).pointer(pointer));
+        }
+    }
+    Ok(())
+}
+
+fn check_labels(process: Option<&ProcessPlan>, mount_label: &str) -> Result<()> {
+    let (profile, label) = process.map_or(("", ""), |it| (it.apparmor_profile.as_str(), it.selinux_label.as_str()));
+    crate::lsm::check(profile, label, mount_label)
+}
+
+fn plan_mounts(spec: &Spec, bundle: &Path, container_map: Option<&IdMap>) -> Result<Vec<MountPlan>> {
+    let around = mount::Surroundings { bundle, mount_label: &spec.linux.mount_label, container_map };
+    spec.mounts.iter().enumerate().map(|(index, entry)| mount::plan(index, entry, &around)).collect()
+}
+
+fn plan_rootfs(spec: &Spec, bundle: &Path, settings: &Settings, own_mounts: bool) -> Result<RootfsPlan> {
+    let root = spec.root.as_ref().ok_or_else(|| Error::new("the container needs a root").pointer("/root"))?;
+    if root.path().as_os_str().is_empty() {
+        return Err(Error::new("the root needs a path").pointer("/root/path"));
+    }
+    let path = bundle.join(root.path());
+    let path = path.canonicalize().on_path("cannot find the rootfs", &path).map_err(|e| e.pointer("/root/path"))?;
+    if !path.is_dir() {
+        return Err(Error::new("the rootfs is not a directory").path(path).pointer("/root/path"));
+    }
+    if !own_mounts {
+        return Err(Error::new("the container needs a mount namespace of its own")
+            .pointer("/linux/namespaces")
+            .hint("without one its mounts would be made on the host; add {\"type\": \"mount\"}"));
+    }
+    let absolute = |name: &str, paths: &[PathBuf]| match paths.iter().position(|path| !path.is_absolute()) {
+        Some(index) => {
+            Err(Error::new("the path has to be absolute").path(&paths[index]).pointer(format!("/linux/{name}/{index}")))
+        }
+        None => Ok(paths.to_vec()),
+    };
+    Ok(RootfsPlan {
+        path,
+        readonly: root.readonly().unwrap_or(false),
+        propagation: rootfs::parse_propagation(&spec.linux.rootfs_propagation)?,
+        masked: absolute("maskedPaths", &spec.linux.masked_paths)?,
+        readonly_paths: absolute("readonlyPaths", &spec.linux.readonly_paths)?,
+        no_pivot: settings.no_pivot,
+    })
+}
+
+fn cgroup_view(cgroup: &CgroupPlan, namespaced: bool) -> cgroupfs::View {
+    let hierarchies = cgroup.layout.hierarchies.iter().zip(&cgroup.directories);
+    cgroupfs::View {
+        unified: cgroup.layout.unified,
+        namespaced,
+        hierarchies: hierarchies
+            .map(|(hierarchy, directory)| cgroupfs::Hierarchy {
+                name: hierarchy.name(),
+                controllers: hierarchy.controllers.clone(),
+                directory: directory.clone(),
+            })
+            .collect(),
+    }
+}
+
+fn personality(spec: &Spec) -> Result<Option<Persona>> {
+    const PER_LINUX32: i32 = 8;
+    let Some(personality) = &spec.linux.personality else { return Ok(None) };
+    if personality.flags().as_ref().is_some_and(|flags| !flags.is_empty()) {
+        let message = "no flags of a personality are supported (config-linux.md: \"Currently no flag values\")";
+        return Err(Error::new(message).pointer("/linux/personality/flags"));
+    }
+    Ok(Some(Persona::from_bits_retain(match personality.domain() {
+        LinuxPersonalityDomain::PerLinux => 0,
+        LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
+    })))
+}
+
+fn keyring(id: &str, settings: &Settings) -> Result<Option<std::ffi::CString>> {
+    if settings.no_new_keyring {
+        return Ok(None);
+    }
+    std::ffi::CString::new(format!("_ses.{id}")).map(Some).map_err(|_| Error::new("an id cannot hold a NUL byte"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_the_first_major_are_read() {
+        for version in ["1.0.0", "1.0.2-dev", "1.3.0", "1.9.0", "1.0.0-rc5+x"] {
+            assert!(check_version(version).is_ok(), "{version}");
+        }
+        for version in ["", "1.0", "2.0.0", "0.9.0", "one", "1.0.x", "1..0"] {
+            assert!(check_version(version).is_err(), "{version}");
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The container's root: made from the rootfs, restricted, and entered.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::mount::{MntFlags, MsFlags, mount as mount2, umount2};
+use nix::sys::stat::{Mode, SFlag, fstat, mkdirat, mknodat};
+use nix::unistd::{chroot, fchdir, pivot_root};
+
+use crate::error::{Context, Error, Result};
+use crate::safepath::{Root, descriptor_path, file_type};
+use crate::sys::mount::{self, FsContext, MountAttr, attr};
+
+const NONE: Option<&str> = None;
+
+/// The rootfs and how it is entered.
+#[derive(Clone, Debug, Default)]
+pub struct RootfsPlan {
+    /// On the host, absolute.
+    pub path: PathBuf,
+    pub readonly: bool,
+    /// `MS_*` flags for `/` once inside; none keeps it private.
+    pub propagation: Option<(u64, bool)>,
+    /// Paths that show nothing.
+    pub masked: Vec<PathBuf>,
+    pub readonly_paths: Vec<PathBuf>,
+    /// `--no-pivot`: for a host whose own root is a ramdisk, which cannot be pivoted away.
+    pub no_pivot: bool,
+}
+
+/// Reads `linux.rootfsPropagation`; runc also takes the forms with a leading `r`.
+pub fn parse_propagation(text: &str) -> Result<Option<(u64, bool)>> {
+    let flag = match text.strip_prefix('r').unwrap_or(text) {
+        "" => return Ok(None),
+        "shared" => libc::MS_SHARED,
+        "slave" => libc::MS_SLAVE,
+        "private" => libc::MS_PRIVATE,
+        "unbindable" => libc::MS_UNBINDABLE,
+        _ => {
+            return Err(Error::new(format!("rootfsPropagation cannot be {text:?}"))
+                .pointer("/linux/rootfsPropagation")
+                .hint("shared, slave, private or unbindable"));
+        }
+    };
+    Ok(Some((flag, text.starts_with('r'))))
+}
+
+/// Clones the rootfs for the container, before its process exists; nothing where init has to do it itself.
+pub fn clone_root(plan: &RootfsPlan) -> Result<Option<OwnedFd>> {
+    match clone_private(plan) {
+        Ok(tree) => Ok(Some(tree)),
+        Err(Errno::ENOSYS | Errno::EPERM) => Ok(None),
+        Err(errno) => Err(Error::new("cannot open the rootfs").path(&plan.path).errno(errno).pointer("/root/path")),
+    }
+}
+
+fn clone_private(plan: &RootfsPlan) -> nix::Result<OwnedFd> {
+    let path = open(&plan.path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let tree = mount::clone_tree(&path, c"", true)?;
+    // A slave still sees what the host mounts below the rootfs; shared mounts would show ours to the host.
+    let propagation = match plan.propagation {
+        Some((flag, _)) if flag == libc::MS_SHARED || flag == libc::MS_SLAVE => libc::MS_SLAVE,
+        _ => libc::MS_PRIVATE,
+    };
+    mount::set_attributes(&tree, true, &MountAttr { propagation, ..MountAttr::default() })?;
+    Ok(tree)
+}
+
+/// Cuts the new mount namespace off from the host's and puts the rootfs on top of its root. Nothing that is
+/// mounted from here on is seen outside.
+pub fn attach(plan: &RootfsPlan, tree: Option<OwnedFd>) -> Result<Root> {
+    mount2(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
+        .context(|| "cannot make the mounts of the new namespace private")?;
+    let tree = match tree {
+        Some(tree) => tree,
+        None => match clone_private(plan) {
+            Ok(tree) => tree,
+            Err(Errno::ENOSYS) => return attach_classic(plan),
+            Err(errno) => return Err(Error::new("cannot open the rootfs").path(&plan.path).errno(errno)),
+        },
+    };
+    let top =
+        open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).on_path("cannot open", "/")?;
+    mount::move_mount(&tree, &top).on_path("cannot attach the rootfs", &plan.path)?;
+    Ok(Root::new(tree))
+}
+
+/// The same by mount(2), for kernels before 5.12.
+fn attach_classic(plan: &RootfsPlan) -> Result<Root> {
+    mount2(Some(&plan.path), &plan.path, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)
+        .on_path("cannot bind mount the rootfs", &plan.path)?;
+    open(&plan.path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .on_path("cannot open the rootfs", &plan.path)
+        .map(Root::new)
+}
+
+/// Makes the rootfs `/`, and drops everything of the host.
+pub fn enter(plan: &RootfsPlan, root: &Root) -> Result<()> {
+    fchdir(root).context(|| "cannot enter the rootfs")?;
+    if plan.no_pivot {
+        // Nothing is unmounted here, so the host's procfs and sysfs would stay within reach of a mount(2) that
+        // the kernel allows only where a full one is visible.
+        for path in ["/proc", "/sys"] {
+            let _ = umount2(path, MntFlags::MNT_DETACH);
+        }
+        return chroot(".").context(|| "cannot change the root");
+    }
+    pivot_root(".", ".").map_err(|errno| {
+        Error::new("cannot pivot into the rootfs")
+            .path(&plan.path)
+            .errno(errno)
+            .hint("where the host runs from a ramdisk, --no-pivot is needed")
+    })?;
+    // The old root now lies on top of the new one, and is the current directory.
+    umount2(".", MntFlags::MNT_DETACH).context(|| "cannot unmount the host's file systems")?;
+    nix::unistd::chdir("/").context(|| "cannot enter the new root")
+}
+
+/// Sets what concerns the root itself, last: until then mount points are made in it.
+pub fn finish(plan: &RootfsPlan, root: &Root) -> Result<()> {
+    if let Some((propagation, recursive)) = plan.propagation {
+        let flags = MsFlags::from_bits_retain(propagation) | if recursive { MsFlags::MS_REC } else { MsFlags::empty() };
+        mount2(NONE, "/", NONE, flags, NONE)
+            .context(|| "cannot set the propagation of the root")
+            .map_err(|error| error.pointer("/linux/rootfsPropagation"))?;
+    }
+    if !plan.readonly {
+        return Ok(());
+    }
+    match mount::set_attributes(root, false, &MountAttr { set: attr::RDONLY, ..MountAttr::default() }) {
+        Err(Errno::ENOSYS) => mount2(NONE, "/", NONE, remount_read_only("/"), NONE),
+        result => result,
+    }
+    .context(|| "cannot make the root read-only")
+    .map_err(|error| error.pointer("/root/readonly"))
+}
+
+/// Flags that add read-only to a mount and repeat what it has, which may be locked.
+fn remount_read_only(path: &str) -> MsFlags {
+    let kept =
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME | MsFlags::MS_NODIRATIME;
+    let now = nix::sys::statvfs::statvfs(path).map_or(0, |stat| stat.flags().bits());
+    MsFlags::from_bits_truncate(now) & kept | MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY
+}
+
+/// Empties that cover masked paths: inodes of our own, since the container's `/dev/null` may be anything
+/// (CVE-2025-31133).
+struct Masks {
+    tmpfs: OwnedFd,
+}
+
+impl Masks {
+    fn new() -> nix::Result<Self> {
+        let context = FsContext::open(c"tmpfs")?;
+        context.set(c"source", Some(c"tmpfs"))?;
+        context.set(c"mode", Some(c"755"))?;
+        let tmpfs = context.mount(attr::NOSUID | attr::NODEV | attr::NOEXEC)?;
+        mkdirat(&tmpfs, "directory", Mode::from_bits_truncate(0o555))?;
+        mknodat(&tmpfs, "file", SFlag::S_IFREG, Mode::from_bits_truncate(0o444), 0)?;
+        mount::set_attributes(&tmpfs, false, &MountAttr { set: attr::RDONLY, ..MountAttr::default() })?;
+        Ok(Self { tmpfs })
+    }
+
+    fn cover(&self, place: &OwnedFd, is_directory: bool) -> nix::Result<()> {
+        let name = if is_directory { c"directory" } else { c"file" };
+        mount::move_mount(mount::clone_tree(&self.tmpfs, name, false)?, place)
+    }
+}
+
+/// Covers the masked paths and makes the read-only ones so. What does not exist needs neither.
+pub fn restrict(plan: &RootfsPlan, root: &Root) -> Result<()> {
+    if !plan.masked.is_empty() {
+        let masks = match Masks::new() {
+            Ok(masks) => Some(masks),
+            Err(Errno::ENOSYS) => None,
+            Err(errno) => return Err(Error::new("cannot make the cover of masked paths").errno(errno)),
+        };
+        for (index, path) in plan.masked.iter().enumerate() {
+            mask(masks.as_ref(), path, root).map_err(|error| error.pointer(format!("/linux/maskedPaths/{index}")))?;
+        }
+    }
+    for (index, path) in plan.readonly_paths.iter().enumerate() {
+        make_read_only(path, root).map_err(|error| error.pointer(format!("/linux/readonlyPaths/{index}")))?;
+    }
+    Ok(())
+}
+
+fn find(path: &Path, root: &Root) -> Result<Option<OwnedFd>> {
+    match root.open(path) {
+        Ok(place) => Ok(Some(place)),
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+        Err(errno) => Err(Error::new("cannot resolve a path to restrict").path(path).errno(errno)),
+    }
+}
+
+fn mask(masks: Option<&Masks>, path: &Path, root: &Root) -> Result<()> {
+    let Some(place) = find(path, root)? else { return Ok(()) };
+    let stat = fstat(&place).on_path("cannot look at", path)?;
+    let is_directory = file_type(&stat) == SFlag::S_IFDIR;
+    match masks {
+        Some(masks) => masks.cover(&place, is_directory),
+        None => mask_classic(&place, is_directory),
+    }
+    .on_path("cannot mask", path)
+}
+
+/// By mount(2): an empty tmpfs for a directory, the host's `/dev/null` for a file, both before pivoting.
+fn mask_classic(place: &OwnedFd, is_directory: bool) -> nix::Result<()> {
+    let target = descriptor_path(place);
+    if is_directory {
+        return mount2(Some("tmpfs"), target.as_str(), Some("tmpfs"), MsFlags::MS_RDONLY, Some("size=0k"));
+    }
+    mount2(Some("/dev/null"), target.as_str(), NONE, MsFlags::MS_BIND, NONE)
+}
+
+fn make_read_only(path: &Path, root: &Root) -> Result<()> {
+    let Some(place) = find(path, root)? else { return Ok(()) };
+    let read_only = MountAttr { set: attr::RDONLY, ..MountAttr::default() };
+    let covered = mount::clone_tree(place.as_fd(), c"", true).and_then(|tree| {
+        mount::set_attributes(&tree, true, &read_only)?;
+        mount::move_mount(&tree, &place)
+    });
+    match covered {
+        Err(Errno::ENOSYS) => {
+            let target = descriptor_path(&place);
+            mount2(Some(target.as_str()), target.as_str(), NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE).and_then(
+                |()| {
+                    let top = descriptor_path(root.open(path)?);
+                    mount2(NONE, top.as_str(), NONE, remount_read_only(&top), NONE)
+                },
+            )
+        }
+        result => result,
+    }
+    .on_path("cannot make read-only", path)
+}

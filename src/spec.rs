@@ -1,0 +1,367 @@
+//! config.json as the runtime-spec 1.3 writes it: oci-spec's types where they hold, own ones where they reject
+//! what the spec allows (PACKAGES.md names the cases). Unknown properties are ignored, unknown values are errors.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{
+    Hooks, LinuxCpu, LinuxDeviceCgroup, LinuxIdMapping, LinuxIntelRdt, LinuxMemory, LinuxMemoryPolicy, LinuxNamespace,
+    LinuxNetDevice, LinuxPersonality, LinuxTimeOffset, Mount, Root,
+};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::error::{Context, Error, Result};
+
+/// The oldest and newest versions of the spec that are accepted.
+pub const VERSION_MIN: &str = "1.0.0";
+/// See [`VERSION_MIN`].
+pub const VERSION_MAX: &str = "1.3.0";
+
+/// The longest config.json that is read, in bytes.
+const MAX_LENGTH: u64 = 16 << 20;
+
+/// config.md, the whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Spec {
+    pub oci_version: String,
+    pub process: Option<Process>,
+    pub root: Option<Root>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub mounts: Vec<Mount>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub hostname: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub domainname: String,
+    pub hooks: Option<Hooks>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub annotations: BTreeMap<String, String>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub linux: Linux,
+}
+
+/// config.md, "Process".
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Process {
+    #[serde(deserialize_with = "null_is_default")]
+    pub terminal: bool,
+    pub console_size: Option<ConsoleSize>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub user: User,
+    #[serde(deserialize_with = "null_is_default")]
+    pub args: Vec<String>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub env: Vec<String>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub cwd: String,
+    pub capabilities: Option<Capabilities>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub rlimits: Vec<Rlimit>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub no_new_privileges: bool,
+    #[serde(deserialize_with = "null_is_default")]
+    pub apparmor_profile: String,
+    pub oom_score_adj: Option<i32>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub selinux_label: String,
+    pub scheduler: Option<Scheduler>,
+    pub io_priority: Option<IoPriority>,
+    #[serde(rename = "execCPUAffinity")]
+    pub exec_cpu_affinity: Option<CpuAffinity>,
+}
+
+/// The size of the terminal in characters.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ConsoleSize {
+    pub height: u16,
+    pub width: u16,
+}
+
+/// config.md, "POSIX-platform User".
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct User {
+    pub uid: u32,
+    pub gid: u32,
+    pub umask: Option<u32>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub additional_gids: Vec<u32>,
+}
+
+/// The five capability sets by name, such as `CAP_KILL`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Capabilities {
+    #[serde(deserialize_with = "null_is_default")]
+    pub bounding: Vec<String>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub effective: Vec<String>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub inheritable: Vec<String>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub permitted: Vec<String>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub ambient: Vec<String>,
+}
+
+/// A resource limit, such as `RLIMIT_NOFILE`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Rlimit {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub soft: u64,
+    pub hard: u64,
+}
+
+/// `sched_setattr(2)`'s arguments.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Scheduler {
+    pub policy: String,
+    pub nice: i32,
+    pub priority: i32,
+    #[serde(deserialize_with = "null_is_default")]
+    pub flags: Vec<String>,
+    pub runtime: u64,
+    pub deadline: u64,
+    pub period: u64,
+}
+
+/// `ioprio_set(2)`'s arguments.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct IoPriority {
+    pub class: String,
+    pub priority: i64,
+}
+
+/// CPU lists such as `0-3,7`, before and after joining the cgroup.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct CpuAffinity {
+    #[serde(deserialize_with = "null_is_default")]
+    pub initial: String,
+    #[serde(rename = "final", deserialize_with = "null_is_default")]
+    pub last: String,
+}
+
+/// config-linux.md.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Linux {
+    #[serde(deserialize_with = "null_is_default")]
+    pub uid_mappings: Vec<LinuxIdMapping>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub gid_mappings: Vec<LinuxIdMapping>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub sysctl: BTreeMap<String, String>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub resources: Resources,
+    #[serde(deserialize_with = "null_is_default")]
+    pub cgroups_path: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub namespaces: Vec<LinuxNamespace>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub devices: Vec<Device>,
+    pub net_devices: Option<HashMap<String, LinuxNetDevice>>,
+    pub seccomp: Option<serde::de::IgnoredAny>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub rootfs_propagation: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub masked_paths: Vec<PathBuf>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub readonly_paths: Vec<PathBuf>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub mount_label: String,
+    pub intel_rdt: Option<LinuxIntelRdt>,
+    pub memory_policy: Option<LinuxMemoryPolicy>,
+    pub personality: Option<LinuxPersonality>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub time_offsets: BTreeMap<String, LinuxTimeOffset>,
+}
+
+/// A device node to make.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Device {
+    pub path: PathBuf,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub major: i64,
+    pub minor: i64,
+    pub file_mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+}
+
+/// config-linux.md, "Control groups".
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Resources {
+    #[serde(deserialize_with = "null_is_default")]
+    pub devices: Vec<LinuxDeviceCgroup>,
+    pub memory: Option<LinuxMemory>,
+    pub cpu: Option<LinuxCpu>,
+    pub pids: Option<Pids>,
+    #[serde(rename = "blockIO", deserialize_with = "null_is_default")]
+    pub block_io: BTreeMap<String, serde_json::Value>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub hugepage_limits: Vec<HugepageLimit>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub network: BTreeMap<String, serde_json::Value>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub rdma: BTreeMap<String, serde_json::Value>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub unified: BTreeMap<String, String>,
+}
+
+/// The limit on processes; 0 is a real limit since runtime-spec 1.3, -1 is none.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Pids {
+    pub limit: Option<i64>,
+}
+
+/// A limit on huge pages of one size, such as `2MB`, in bytes.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HugepageLimit {
+    pub page_size: String,
+    pub limit: u64,
+}
+
+/// Go writes an absent list as null; the spec's schema does not mind.
+fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    input: D,
+) -> std::result::Result<T, D::Error> {
+    Ok(Option::deserialize(input)?.unwrap_or_default())
+}
+
+impl Spec {
+    /// Reads `config.json` in the bundle.
+    pub fn load(bundle: &Path) -> Result<(Self, Vec<u8>)> {
+        let path = bundle.join("config.json");
+        let bytes = read_limited(&path)?;
+        Ok((parse(&bytes).map_err(|error| error.path(&path))?, bytes))
+    }
+}
+
+fn read_limited(path: &Path) -> Result<Vec<u8>> {
+    let file = std::fs::File::open(path)
+        .on_path("cannot open the bundle's configuration", path)
+        .map_err(|error| error.hint("a bundle is a directory with a config.json; `kelson spec` writes one"))?;
+    let length = file.metadata().on_path("cannot look at", path)?.len();
+    if length > MAX_LENGTH {
+        return Err(Error::new("the configuration is longer than 16 MiB").path(path));
+    }
+    let mut bytes = Vec::with_capacity(length as usize + 1);
+    std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_LENGTH), &mut bytes)
+        .on_path("cannot read the bundle's configuration", path)?;
+    Ok(bytes)
+}
+
+/// Parses JSON into `T`; an error names the JSON pointer of the place.
+pub fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        let pointer = pointer_at(bytes, error.line(), error.column());
+        Error::new(format!("not a valid configuration: {error}")).pointer(pointer)
+    })
+}
+
+/// The JSON pointer (RFC 6901) of the value that begins or ends at `line` and `column` (from 1, in bytes).
+///
+/// serde tells only the line and column; walking to them again costs nothing on the way that succeeds.
+fn pointer_at(bytes: &[u8], line: usize, column: usize) -> String {
+    let lines_before: usize =
+        bytes.split_inclusive(|byte| *byte == b'\n').take(line.saturating_sub(1)).map(<[u8]>::len).sum();
+    let end = (lines_before + column).min(bytes.len());
+    let mut trail: Vec<String> = Vec::new();
+    let mut index: Vec<Option<usize>> = Vec::new();
+    let mut position = 0;
+    let mut last_string = String::new();
+    while position < end {
+        match bytes[position] {
+            b'"' => {
+                let from = position + 1;
+                position = from;
+                while position < bytes.len() && bytes[position] != b'"' {
+                    position += if bytes[position] == b'\\' { 2 } else { 1 };
+                }
+                let text = bytes.get(from..position.min(bytes.len())).unwrap_or_default();
+                last_string = String::from_utf8_lossy(text).into_owned();
+            }
+            b':' => {
+                if let Some(name) = trail.last_mut() {
+                    *name = last_string.replace('~', "~0").replace('/', "~1");
+                }
+            }
+            b'{' => {
+                trail.push(String::new());
+                index.push(None);
+            }
+            b'[' => {
+                trail.push("0".to_owned());
+                index.push(Some(0));
+            }
+            b',' if position + 1 < end => {
+                if let (Some(Some(count)), Some(name)) = (index.last_mut(), trail.last_mut()) {
+                    *count += 1;
+                    *name = count.to_string();
+                }
+            }
+            b'}' | b']' if position + 1 < end => {
+                trail.pop();
+                index.pop();
+            }
+            _ => {}
+        }
+        position += 1;
+    }
+    trail.iter().filter(|name| !name.is_empty()).map(|name| format!("/{name}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pointer_of(json: &str) -> String {
+        let error = parse::<Spec>(json.as_bytes()).unwrap_err();
+        let details = error.details();
+        details.iter().find(|(name, _)| *name == "pointer").map(|(_, value)| value.clone()).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_wrong_value_is_found() {
+        assert_eq!(pointer_of(r#"{"process":{"user":{"uid":"x"}}}"#), "/process/user/uid");
+        assert_eq!(pointer_of("{\"hostname\": \"a\",\n \"mounts\": [{}, {\"destination\": 3}]}"), "/mounts/0");
+        assert_eq!(
+            pointer_of(r#"{"linux":{"namespaces":[{"type":"pid"},{"type":"moon"}]}}"#),
+            "/linux/namespaces/1/type"
+        );
+    }
+
+    #[test]
+    fn broken_json_is_one_error() {
+        for json in ["", "{", "[]", "nul", "{\"process\":", "{\"a\":\"\\", "\u{feff}{}"] {
+            assert!(parse::<Spec>(json.as_bytes()).is_err(), "{json}");
+        }
+        assert!(parse::<Spec>(&[b'{', b'"', 0xff, b'"', b':', b'1', b'}']).is_err());
+    }
+
+    #[test]
+    fn deep_nesting_is_bounded() {
+        let deep = format!("{{\"linux\":{{\"x\":{}", "[".repeat(100_000));
+        assert!(parse::<Spec>(deep.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn unknown_properties_and_nulls_are_no_errors() {
+        let json = r#"{"ociVersion":"1.3.0","new":1,"vm":{"hwConfig":{}},"freebsd":{},"mounts":null,
+            "process":{"args":null,"capabilities":{"bounding":null},"user":{"additionalGids":null}},
+            "linux":{"namespaces":null,"resources":{"pids":{},"devices":null}}}"#;
+        let spec: Spec = parse(json.as_bytes()).unwrap();
+        assert!(spec.linux.resources.pids.unwrap().limit.is_none());
+    }
+}

@@ -1,0 +1,388 @@
+//! The state of containers: a directory for each below `--root`, with a documented state.json and a lock.
+//!
+//! state.json is replaced by rename, so that readers need no lock; verbs that change a container hold the lock of
+//! its directory. docs/state.md documents the file.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File};
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::CgroupState;
+use crate::error::{Context, Error, Result};
+use crate::hook::Hook;
+use crate::rdt::RdtState;
+use crate::spec::VERSION_MAX;
+
+/// The version of state.json that this program writes.
+const VERSION: u32 = 1;
+
+/// How long another verb that holds a container's lock is waited for.
+const LOCK_DEADLINE: Duration = Duration::from_secs(30);
+
+/// state.json.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct State {
+    pub version: u32,
+    pub oci_version: String,
+    pub id: String,
+    /// Absolute.
+    pub bundle: PathBuf,
+    /// Absolute.
+    pub rootfs: PathBuf,
+    /// RFC 3339.
+    pub created: String,
+    /// The user id that created the container.
+    pub owner: u32,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Absent until the process exists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<Init>,
+    pub cgroup: CgroupState,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rdt: Option<RdtState>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub poststart: Vec<Hook>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub poststop: Vec<Hook>,
+    /// Whether the container has a pid namespace of its own, whose processes end with init.
+    pub own_pid_namespace: bool,
+    /// Whether config.json has a process: without one the container cannot be started.
+    pub has_process: bool,
+}
+
+/// The container's first process, told apart from a later one with the same id by its start time.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Init {
+    pub pid: i32,
+    /// Clock ticks after boot, `proc_pid_stat(5)`, field 22.
+    pub start_time: u64,
+}
+
+/// runtime.md, "State", and `paused`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Creating,
+    Created,
+    Running,
+    Paused,
+    Stopped,
+}
+
+impl Status {
+    /// The word that engines read.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// What `/proc/PID/stat` says of a process.
+struct Stat {
+    state: char,
+    flags: u64,
+    start_time: u64,
+}
+
+/// Of a process that was forked and has not executed a program since: `PF_FORKNOEXEC`, the same since Linux 2.6.
+const FORKED_BUT_NOT_EXECUTED: u64 = 0x40;
+
+fn stat(pid: i32) -> Option<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything.
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let flags = fields.nth(5)?.parse().ok()?;
+    let start_time = fields.nth(12)?.parse().ok()?;
+    Some(Stat { state, flags, start_time })
+}
+
+impl Init {
+    /// Notes the start time of a process that exists.
+    pub fn of(pid: i32) -> Self {
+        Self { pid, start_time: stat(pid).map_or(0, |stat| stat.start_time) }
+    }
+
+    fn look(self) -> Option<Stat> {
+        stat(self.pid).filter(|stat| stat.start_time == self.start_time && !matches!(stat.state, 'Z' | 'X'))
+    }
+
+    /// Whether the process is there and not a zombie.
+    pub fn is_alive(self) -> bool {
+        self.look().is_some()
+    }
+}
+
+impl State {
+    /// A state for a container that is being created.
+    pub fn new(id: &str) -> Self {
+        Self {
+            version: VERSION,
+            oci_version: VERSION_MAX.to_owned(),
+            id: id.to_owned(),
+            created: crate::log::now(),
+            owner: nix::unistd::getuid().as_raw(),
+            ..Self::default()
+        }
+    }
+
+    /// The status, asked of the kernel: init waits for `start` until it has executed the program.
+    pub fn status(&self) -> Status {
+        let Some(init) = self.init else { return Status::Creating };
+        match init.look() {
+            None => Status::Stopped,
+            Some(_) if self.cgroup.is_frozen() => Status::Paused,
+            Some(stat) if stat.flags & FORKED_BUT_NOT_EXECUTED != 0 => Status::Created,
+            Some(_) => Status::Running,
+        }
+    }
+
+    /// The state as runtime.md defines it, for hooks; engines get more from the `state` verb.
+    pub fn to_oci(&self, status: Status) -> Vec<u8> {
+        let pid = self.init.filter(|_| status != Status::Stopped).map_or(0, |init| init.pid);
+        let mut object = serde_json::json!({
+            "ociVersion": self.oci_version,
+            "id": self.id,
+            "status": status.name(),
+            "pid": pid,
+            "bundle": self.bundle,
+        });
+        if !self.annotations.is_empty() {
+            object["annotations"] = serde_json::json!(self.annotations);
+        }
+        object.to_string().into_bytes()
+    }
+}
+
+/// The containers below `--root`.
+pub struct Store {
+    root: PathBuf,
+}
+
+/// A container's directory, with its lock if it was taken.
+pub struct Container {
+    pub path: PathBuf,
+    lock: Option<Flock<File>>,
+}
+
+impl Store {
+    /// The store at `root`, which is made when the first container is.
+    pub fn new(root: PathBuf) -> Result<Self> {
+        if root == Path::new("/") {
+            return Err(Error::new("the root of the file system cannot hold the state").hint("pass another --root"));
+        }
+        Ok(Self { root })
+    }
+
+    /// Reserves `id`: makes its directory and locks it.
+    pub fn reserve(&self, id: &str) -> Result<Container> {
+        validate_id(id)?;
+        self.make_root()?;
+        let path = self.root.join(id);
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                Err(Error::new(format!("container with given ID already exists: {id}")).path(&path))
+            }
+            result => {
+                result.on_path("cannot make the container's directory", &path)?;
+                Container::lock(path)
+            }
+        }
+    }
+
+    fn make_root(&self) -> Result<()> {
+        if self.root.is_dir() {
+            return Ok(());
+        }
+        let made = DirBuilder::new().recursive(true).mode(0o711).create(&self.root);
+        made.on_path("cannot make the directory for the state", &self.root)?;
+        // Sticky, so that what cleans $XDG_RUNTIME_DIR leaves it alone (XDG Base Directory Specification).
+        if !nix::unistd::geteuid().is_root() {
+            let _ = fs::set_permissions(&self.root, fs::Permissions::from_mode(0o1711));
+        }
+        Ok(())
+    }
+
+    /// The directory of an existing container, locked for a verb that changes it.
+    pub fn open(&self, id: &str) -> Result<Container> {
+        validate_id(id)?;
+        let path = self.root.join(id);
+        if !path.is_dir() {
+            return Err(does_not_exist(id));
+        }
+        Container::lock(path)
+    }
+
+    /// The state of an existing container, without a lock.
+    pub fn load(&self, id: &str) -> Result<State> {
+        validate_id(id)?;
+        let path = self.root.join(id);
+        if !path.is_dir() {
+            return Err(does_not_exist(id));
+        }
+        Container { path, lock: None }.load()
+    }
+
+    /// The states of all containers, by id; those that cannot be read are left out with a warning.
+    pub fn list(&self) -> Result<Vec<State>> {
+        let entries = fs::read_dir(&self.root).on_path("cannot list the containers", &self.root)?;
+        let mut ids: Vec<_> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        ids.sort();
+        let known = |id: &String| match self.load(id) {
+            Ok(state) => Some(state),
+            Err(error) => {
+                crate::log::warn(format!("{id} is left out: {error}"));
+                None
+            }
+        };
+        Ok(ids.iter().filter_map(known).collect())
+    }
+}
+
+/// The words that engines take for "it is gone already".
+pub fn does_not_exist(id: &str) -> Error {
+    Error::new(format!("container {id:?} does not exist"))
+}
+
+/// Ids as runc allows them: they become names of directories and cgroups.
+pub fn validate_id(id: &str) -> Result<()> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte);
+    if id.is_empty() || id == "." || id == ".." || id.len() > 1024 || !id.bytes().all(fits) {
+        let shown: String = id.chars().take(64).collect();
+        return Err(Error::new(format!("invalid container ID {shown:?}")).hint("letters, digits and _ + - . only"));
+    }
+    Ok(())
+}
+
+impl Container {
+    fn lock(path: PathBuf) -> Result<Self> {
+        let began = Instant::now();
+        let mut directory = File::open(&path).on_path("cannot open the container's directory", &path)?;
+        loop {
+            match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(Self { path, lock: Some(lock) }),
+                Err((back, Errno::EWOULDBLOCK)) if began.elapsed() < LOCK_DEADLINE => directory = back,
+                Err((_, errno)) => {
+                    return Err(Error::new("another kelson is at work on this container").path(path).errno(errno));
+                }
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Lets other verbs work on the container.
+    pub fn unlock(&mut self) {
+        self.lock = None;
+    }
+
+    /// The number of the lock's descriptor. A copy of this process has to close it: the lock belongs to all copies,
+    /// and would otherwise outlive a runtime that is killed.
+    pub fn lock_descriptor(&self) -> Option<i32> {
+        use std::os::fd::AsRawFd;
+        self.lock.as_ref().map(|lock| lock.as_raw_fd())
+    }
+
+    /// Reads state.json.
+    pub fn load(&self) -> Result<State> {
+        let path = self.path.join("state.json");
+        let bytes = fs::read(&path).on_path("the container's state cannot be read", &path).map_err(|error| {
+            error.hint("its creation may have been interrupted; `kelson delete --force` removes it")
+        })?;
+        let state: State = serde_json::from_slice(&bytes)
+            .map_err(|error| Error::new(format!("the container's state is not valid: {error}")).path(&path))?;
+        if state.version > VERSION {
+            let message = format!("the container's state has version {}, from a newer kelson", state.version);
+            return Err(Error::new(message).path(path));
+        }
+        Ok(state)
+    }
+
+    /// Replaces state.json.
+    pub fn save(&self, state: &State) -> Result<()> {
+        let (new, path) = (self.path.join("state.json.new"), self.path.join("state.json"));
+        let text = serde_json::to_vec(state).map_err(|error| Error::new(format!("cannot write the state: {error}")))?;
+        let mut options = File::options();
+        let written = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)
+            .and_then(|mut file| file.write_all(&text))
+            .and_then(|()| fs::rename(&new, &path));
+        written.on_path("cannot write the container's state", path)
+    }
+
+    /// Removes the directory: kelson's own files and nothing else.
+    pub fn remove(&self) -> Result<()> {
+        for name in ["state.json", "state.json.new", START_SOCKET] {
+            match fs::remove_file(self.path.join(name)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).on_path("cannot remove", self.path.join(name));
+                }
+                _ => {}
+            }
+        }
+        match fs::remove_dir(&self.path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            result => result.on_path("cannot remove the container's directory", &self.path),
+        }
+    }
+
+    /// The directory as a short path: a socket's is limited to 108 bytes.
+    pub fn socket_directory(&self) -> Result<OwnedFd> {
+        File::open(&self.path).on_path("cannot open the container's directory", &self.path).map(OwnedFd::from)
+    }
+}
+
+/// The socket on which init waits for `start`, in the container's directory.
+pub const START_SOCKET: &str = "start.sock";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_names() {
+        for id in ["a", "A_b+c-d.e", ".x", "0"] {
+            assert!(validate_id(id).is_ok(), "{id}");
+        }
+        for id in ["", ".", "..", "a/b", "../../x", "a\n", "a b", "é", "a\0", &"x".repeat(5000)] {
+            assert!(validate_id(id).is_err(), "{id}");
+        }
+    }
+
+    #[test]
+    fn this_process_is_alive_and_another_with_its_id_is_not() {
+        let own = Init::of(std::process::id() as i32);
+        assert!(own.start_time > 0 && own.is_alive());
+        assert!(!Init { start_time: own.start_time + 1, ..own }.is_alive());
+    }
+
+    #[test]
+    fn a_newer_state_is_refused_and_an_unknown_key_is_not() {
+        let text = r#"{"version":1,"id":"a","later":true,"init":{"pid":1,"startTime":2}}"#;
+        let state: State = serde_json::from_str(text).unwrap();
+        assert_eq!(state.init, Some(Init { pid: 1, start_time: 2 }));
+    }
+
+    #[test]
+    fn the_root_of_the_file_system_is_no_store() {
+        assert!(Store::new("/".into()).is_err());
+    }
+}

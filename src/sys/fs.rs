@@ -1,0 +1,84 @@
+//! Files: `statfs` magic numbers that libc for musl lacks, `memfd` sealing, and the like.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use super::{descriptor, unit};
+
+/// `PROC_SUPER_MAGIC`, statfs(2).
+pub const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+/// `CGROUP2_SUPER_MAGIC`, statfs(2).
+pub const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
+/// `CGROUP_SUPER_MAGIC`, statfs(2).
+pub const CGROUP_SUPER_MAGIC: i64 = 0x0027_e0eb;
+
+/// The magic number of the file system that holds `file`, statfs(2).
+pub fn file_system_magic(file: impl AsFd) -> nix::Result<i64> {
+    let mut statfs = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: the buffer has the size of a statfs and is read only after success.
+    unsafe {
+        unit(libc::fstatfs(file.as_fd().as_raw_fd(), statfs.as_mut_ptr()).into())?;
+        Ok(statfs.assume_init().f_type as i64)
+    }
+}
+
+/// An anonymous file that can be sealed, `memfd_create(2)`; executable where the kernel asks to be told.
+pub fn memfd(name: &std::ffi::CStr) -> nix::Result<OwnedFd> {
+    const MFD_EXEC: u32 = 0x10;
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    let create = |flags: u32| {
+        // SAFETY: the name is NUL-terminated and outlives the call.
+        descriptor(unsafe { libc::syscall(libc::SYS_memfd_create, name.as_ptr(), flags) })
+    };
+    match create(flags | MFD_EXEC) {
+        Err(Errno::EINVAL) => create(flags),
+        result => result,
+    }
+}
+
+/// `TIOCGPTPEER`, `ioctl_tty(2)`: the peer of a pty without going through a path (CVE-2025-52565).
+pub fn pty_peer(master: impl AsFd) -> nix::Result<OwnedFd> {
+    const TIOCGPTPEER: libc::c_int = 0x5441;
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: TIOCGPTPEER takes open flags by value and returns a new descriptor.
+    descriptor(unsafe { libc::ioctl(master.as_fd().as_raw_fd(), TIOCGPTPEER, flags) }.into())
+}
+
+/// `TIOCSCTTY`, `ioctl_tty(2)`: makes `terminal` the controlling terminal of the calling session leader.
+pub fn set_controlling_terminal(terminal: impl AsFd) -> nix::Result<()> {
+    // SAFETY: TIOCSCTTY takes an integer by value.
+    unit(unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSCTTY as libc::c_int, 0) }.into())
+}
+
+/// The size of a terminal in rows and columns, `TIOCGWINSZ`.
+pub fn window_size(terminal: impl AsFd) -> nix::Result<(u16, u16)> {
+    // SAFETY: winsize is plain data, and TIOCGWINSZ fills it.
+    unsafe {
+        let mut size: libc::winsize = std::mem::zeroed();
+        unit(libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCGWINSZ as libc::c_int, &raw mut size).into())?;
+        Ok((size.ws_row, size.ws_col))
+    }
+}
+
+/// Sets the size of a terminal in rows and columns, `TIOCSWINSZ`.
+pub fn set_window_size(terminal: impl AsFd, (rows, columns): (u16, u16)) -> nix::Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCSWINSZ reads a winsize.
+    unit(unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSWINSZ as libc::c_int, &raw const size) }.into())
+}
+
+/// `setdomainname(2)`.
+pub fn set_domain_name(name: &str) -> nix::Result<()> {
+    // SAFETY: the pointer and the length describe `name`.
+    unit(unsafe { libc::syscall(libc::SYS_setdomainname, name.as_ptr(), name.len()) })
+}
+
+/// `TIOCSPTLCK`, `ioctl_tty(2)`: lets the other end of a pty be opened.
+pub fn unlock_pty(master: impl AsFd) -> nix::Result<()> {
+    let unlocked: libc::c_int = 0;
+    // SAFETY: TIOCSPTLCK reads an integer.
+    unit(
+        unsafe { libc::ioctl(master.as_fd().as_raw_fd(), libc::TIOCSPTLCK as libc::c_int, &raw const unlocked) }.into(),
+    )
+}

@@ -1,0 +1,144 @@
+//! The mount API of Linux 5.2 and later: `open_tree(2)`, `move_mount(2)`, `fsopen(2)`, `mount_setattr(2)`.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use super::{descriptor, unit};
+
+const OPEN_TREE_CLONE: libc::c_uint = 1;
+const OPEN_TREE_CLOEXEC: libc::c_uint = libc::O_CLOEXEC as libc::c_uint;
+const AT_RECURSIVE: libc::c_uint = 0x8000;
+const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 0x4;
+const MOVE_MOUNT_T_EMPTY_PATH: libc::c_uint = 0x40;
+const FSOPEN_CLOEXEC: libc::c_uint = 1;
+const FSMOUNT_CLOEXEC: libc::c_uint = 1;
+const FSCONFIG_SET_FLAG: libc::c_uint = 0;
+const FSCONFIG_SET_STRING: libc::c_uint = 1;
+const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
+
+/// `MOUNT_ATTR_*` of `mount_setattr(2)`.
+pub mod attr {
+    pub const RDONLY: u64 = 0x1;
+    pub const NOSUID: u64 = 0x2;
+    pub const NODEV: u64 = 0x4;
+    pub const NOEXEC: u64 = 0x8;
+    pub const ATIME: u64 = 0x70;
+    pub const NOATIME: u64 = 0x10;
+    pub const STRICTATIME: u64 = 0x20;
+    pub const NODIRATIME: u64 = 0x80;
+    pub const IDMAP: u64 = 0x0010_0000;
+    pub const NOSYMFOLLOW: u64 = 0x0020_0000;
+}
+
+/// `struct mount_attr` of `mount_setattr(2)`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MountAttr {
+    /// Attributes to set.
+    pub set: u64,
+    /// Attributes to clear, before those to set.
+    pub clear: u64,
+    /// `MS_SHARED`, `MS_PRIVATE`, `MS_SLAVE`, `MS_UNBINDABLE`, or 0 to leave it.
+    pub propagation: u64,
+    /// A descriptor, with `IDMAP`.
+    pub user_namespace: u64,
+}
+
+/// A detached clone of the mount at `path` below `directory`; empty for `directory` itself.
+pub fn clone_tree(directory: impl AsFd, path: &CStr, recursive: bool) -> nix::Result<OwnedFd> {
+    let depth = if recursive { AT_RECURSIVE } else { 0 };
+    let flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | depth | libc::AT_EMPTY_PATH as libc::c_uint;
+    // SAFETY: the path is NUL-terminated and outlives the call.
+    descriptor(unsafe { libc::syscall(libc::SYS_open_tree, directory.as_fd().as_raw_fd(), path.as_ptr(), flags) })
+}
+
+/// Attaches the detached mount `from` on top of `to`, both by descriptor.
+pub fn move_mount(from: impl AsFd, to: impl AsFd) -> nix::Result<()> {
+    let (from, to) = (from.as_fd().as_raw_fd(), to.as_fd().as_raw_fd());
+    let flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;
+    // SAFETY: both paths are empty C strings.
+    unit(unsafe { libc::syscall(libc::SYS_move_mount, from, c"".as_ptr(), to, c"".as_ptr(), flags) })
+}
+
+/// Changes the attributes of the mount whose root is `mount`.
+pub fn set_attributes(mount: impl AsFd, recursive: bool, attributes: &MountAttr) -> nix::Result<()> {
+    let depth = if recursive { AT_RECURSIVE } else { 0 };
+    let flags = libc::AT_EMPTY_PATH as libc::c_uint | depth;
+    let size = size_of::<MountAttr>();
+    // SAFETY: the attributes are a `struct mount_attr` of the size given.
+    unit(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            std::ptr::from_ref(attributes),
+            size,
+        )
+    })
+}
+
+/// Makes `mount` an idmapped mount with the mappings of `user_namespace`.
+pub fn set_id_map(mount: impl AsFd, recursive: bool, user_namespace: BorrowedFd<'_>) -> nix::Result<()> {
+    let user_namespace = user_namespace.as_raw_fd() as u64;
+    set_attributes(mount, recursive, &MountAttr { set: attr::IDMAP, user_namespace, ..MountAttr::default() })
+}
+
+/// A file system being configured, fsopen(2). What the kernel says about it can be read back.
+pub struct FsContext(OwnedFd);
+
+impl FsContext {
+    /// A new context for the file system type `name`.
+    pub fn open(name: &CStr) -> nix::Result<Self> {
+        // SAFETY: the name is NUL-terminated and outlives the call.
+        descriptor(unsafe { libc::syscall(libc::SYS_fsopen, name.as_ptr(), FSOPEN_CLOEXEC) }).map(Self)
+    }
+
+    /// Sets `key` to `value`, or as a flag where there is no value.
+    pub fn set(&self, key: &CStr, value: Option<&CStr>) -> nix::Result<()> {
+        match value {
+            Some(value) => self.configure(FSCONFIG_SET_STRING, key.as_ptr(), value.as_ptr()),
+            None => self.configure(FSCONFIG_SET_FLAG, key.as_ptr(), std::ptr::null()),
+        }
+    }
+
+    /// Makes the superblock and mounts it, detached, with `attributes` (`MOUNT_ATTR_*`).
+    pub fn mount(&self, attributes: u64) -> nix::Result<OwnedFd> {
+        self.configure(FSCONFIG_CMD_CREATE, std::ptr::null(), std::ptr::null())?;
+        // SAFETY: fsmount takes a descriptor and two integers.
+        descriptor(unsafe { libc::syscall(libc::SYS_fsmount, self.0.as_raw_fd(), FSMOUNT_CLOEXEC, attributes) })
+    }
+
+    /// The kernel's own messages about this context, joined; empty where it said nothing.
+    pub fn messages(&self) -> String {
+        let mut lines = Vec::new();
+        let mut buffer = [0; 512];
+        while let Ok(length) = nix::unistd::read(&self.0, &mut buffer) {
+            let line = String::from_utf8_lossy(&buffer[..length]);
+            // Each message begins with its level: "e ", "w " or "i ".
+            lines.push(line.trim().get(2..).unwrap_or_default().to_owned());
+            if length == 0 || lines.len() == 8 {
+                break;
+            }
+        }
+        lines.join("; ")
+    }
+
+    fn configure(
+        &self,
+        command: libc::c_uint,
+        key: *const libc::c_char,
+        value: *const libc::c_char,
+    ) -> nix::Result<()> {
+        // SAFETY: key and value are null or NUL-terminated, as each caller above passes them.
+        let result = unsafe { libc::syscall(libc::SYS_fsconfig, self.0.as_raw_fd(), command, key, value, 0) };
+        unit(result)
+    }
+}
+
+/// Whether the kernel lacks the call, or a filter made for older kernels refuses it.
+pub fn is_missing(errno: Errno) -> bool {
+    errno == Errno::ENOSYS
+}

@@ -1,0 +1,55 @@
+//! Scheduling, I/O priority, NUMA policy.
+
+use nix::unistd::Pid;
+
+use super::unit;
+
+/// `struct sched_attr` of `sched_setattr(2)`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SchedulerAttributes {
+    /// Filled in by [`set_scheduler`].
+    pub size: u32,
+    /// `SCHED_*`.
+    pub policy: u32,
+    /// `SCHED_FLAG_*`.
+    pub flags: u64,
+    pub nice: i32,
+    pub priority: u32,
+    /// Nanoseconds.
+    pub runtime: u64,
+    /// Nanoseconds.
+    pub deadline: u64,
+    /// Nanoseconds.
+    pub period: u64,
+}
+
+/// Sets the scheduling of `pid` (0: the caller), `sched_setattr(2)`.
+pub fn set_scheduler(pid: Pid, attributes: SchedulerAttributes) -> nix::Result<()> {
+    let attributes = SchedulerAttributes { size: size_of::<SchedulerAttributes>() as u32, ..attributes };
+    // SAFETY: the attributes carry their own size.
+    unit(unsafe { libc::syscall(libc::SYS_sched_setattr, pid.as_raw(), &raw const attributes, 0) })
+}
+
+/// Sets the I/O priority of the caller, `ioprio_set(2)`: class 1 to 3, level 0 to 7.
+pub fn set_io_priority(class: u32, level: u32) -> nix::Result<()> {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    const IOPRIO_CLASS_SHIFT: u32 = 13;
+    // SAFETY: integers.
+    unit(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, class << IOPRIO_CLASS_SHIFT | level) })
+}
+
+/// Sets the NUMA policy of the caller, `set_mempolicy(2)`; `nodes` is a bit mask, least node first.
+pub fn set_memory_policy(mode: u32, nodes: &[u64]) -> nix::Result<()> {
+    // The kernel counts one bit more than it reads.
+    let bits = if nodes.is_empty() { 0 } else { nodes.len() * 64 + 1 };
+    let mask = if nodes.is_empty() { std::ptr::null() } else { nodes.as_ptr() };
+    // SAFETY: the mask is null or holds `bits - 1` bits.
+    unit(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask, bits) })
+}
+
+/// Binds `pid` (0: the caller) to the CPUs of a bit mask, `sched_setaffinity(2)`.
+pub fn set_affinity(pid: Pid, cpus: &[u64]) -> nix::Result<()> {
+    // SAFETY: the pointer and the length in bytes describe `cpus`.
+    unit(unsafe { libc::syscall(libc::SYS_sched_setaffinity, pid.as_raw(), size_of_val(cpus), cpus.as_ptr()) })
+}

@@ -1,0 +1,179 @@
+//! Terminals: the pty that a container gets, its console, and the relay of a foreground `run`.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, read, setsid, write};
+
+use crate::error::{Context, Error, Result};
+use crate::safepath::{Leaf, Root};
+use crate::spec::ConsoleSize;
+use crate::sys;
+use crate::wire::send_descriptors;
+
+/// Connects to an engine's console socket, or pidfd socket.
+pub fn connect(path: &Path) -> Result<OwnedFd> {
+    UnixStream::connect(path).on_path("cannot connect to a socket", path).map(OwnedFd::from)
+}
+
+/// Makes a pty in the container's devpts, binds it to /dev/console, and sends its master over `socket`. Returns
+/// the container's end.
+pub fn create(root: &Root, socket: &OwnedFd, size: Option<ConsoleSize>) -> Result<OwnedFd> {
+    let multiplexer = Path::new("/dev/pts/ptmx");
+    let master = root.open_with(multiplexer, OFlag::O_RDWR | OFlag::O_NOCTTY).map_err(|errno| {
+        Error::new("cannot open a terminal in the container")
+            .path(multiplexer)
+            .errno(errno)
+            .pointer("/process/terminal")
+            .hint("a terminal needs a devpts mount on /dev/pts")
+    })?;
+    let magic = sys::fs::file_system_magic(&master).context(|| "cannot look at the container's devpts")?;
+    if magic != DEVPTS_SUPER_MAGIC {
+        return Err(Error::new("not devpts").path("/dev/pts").pointer("/process/terminal"));
+    }
+    // Until it is unlocked a pty has no other end, pts(4).
+    sys::fs::unlock_pty(&master).context(|| "cannot unlock the terminal")?;
+    if let Some(ConsoleSize { height, width }) = size.filter(|size| size.height != 0 || size.width != 0) {
+        sys::fs::set_window_size(&master, (height, width)).context(|| "cannot set the terminal's size")?;
+    }
+    let peer = sys::fs::pty_peer(&master).context(|| "cannot open the other end of the terminal")?;
+    bind_console(root, &peer)?;
+    send_descriptors(socket, b"/dev/ptmx", &[master.as_raw_fd()])
+        .context(|| "cannot send the terminal's descriptor")?;
+    Ok(peer)
+}
+
+const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
+
+/// Binds the terminal to /dev/console, by descriptor (CVE-2025-52565).
+fn bind_console(root: &Root, peer: &OwnedFd) -> Result<()> {
+    let path = Path::new("/dev/console");
+    let place = root.open_or_create_plain(path, Leaf::File).on_path("cannot make a place for the console", path)?;
+    match sys::mount::clone_tree(peer, c"", false) {
+        Ok(tree) => sys::mount::move_mount(&tree, &place),
+        Err(Errno::ENOSYS) => {
+            let (source, target) = (crate::safepath::descriptor_path(peer), crate::safepath::descriptor_path(&place));
+            let none: Option<&str> = None;
+            nix::mount::mount(Some(source.as_str()), target.as_str(), none, nix::mount::MsFlags::MS_BIND, none)
+        }
+        Err(errno) => Err(errno),
+    }
+    .on_path("cannot bind the console", path)
+}
+
+/// Makes `terminal` the controlling terminal and the standard streams of the calling session leader.
+pub fn take(terminal: &OwnedFd) -> Result<()> {
+    sys::fs::set_controlling_terminal(terminal).context(|| "cannot take the terminal")?;
+    dup2_stdin(terminal)
+        .and_then(|()| dup2_stdout(terminal))
+        .and_then(|()| dup2_stderr(terminal))
+        .context(|| "cannot make the terminal the standard streams")
+}
+
+/// Begins a session without a controlling terminal.
+pub fn begin_session() -> Result<()> {
+    match setsid() {
+        Ok(_) | Err(Errno::EPERM) => Ok(()),
+        Err(errno) => Err(Error::new("cannot begin a session").errno(errno)),
+    }
+}
+
+/// The caller's terminal in raw mode, and the container's master; both as they were once dropped.
+pub struct Relay {
+    master: OwnedFd,
+    saved: Option<Termios>,
+    /// Whether the caller's input has not ended yet.
+    input: bool,
+}
+
+impl Relay {
+    /// Begins to relay between the standard streams and `master`.
+    pub fn begin(master: OwnedFd) -> Result<Self> {
+        // The host's terminal adds carriage returns already.
+        if let Ok(mut settings) = tcgetattr(&master) {
+            settings.output_flags.remove(OutputFlags::ONLCR);
+            tcsetattr(&master, SetArg::TCSANOW, &settings).context(|| "cannot set up the container's terminal")?;
+        }
+        let saved = tcgetattr(std::io::stdin()).ok();
+        if let Some(saved) = &saved {
+            let mut raw = saved.clone();
+            cfmakeraw(&mut raw);
+            tcsetattr(std::io::stdin(), SetArg::TCSANOW, &raw).context(|| "cannot set the terminal to raw mode")?;
+        }
+        let relay = Self { master, saved, input: true };
+        relay.resize();
+        Ok(relay)
+    }
+
+    /// Passes the size of the caller's terminal on.
+    pub fn resize(&self) {
+        if let Ok(size) = sys::fs::window_size(std::io::stdin()) {
+            let _ = sys::fs::set_window_size(&self.master, size);
+        }
+    }
+
+    /// Waits for input, output, or something readable on `signals`, and moves what there is. False once the
+    /// container's end is closed.
+    pub fn turn(&mut self, signals: impl AsFd) -> bool {
+        let stdin = std::io::stdin();
+        let input = if self.input { PollFlags::POLLIN } else { PollFlags::empty() };
+        let mut waited = [
+            PollFd::new(self.master.as_fd(), PollFlags::POLLIN),
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(stdin.as_fd(), input),
+        ];
+        let count = if self.input { 3 } else { 2 };
+        if poll(&mut waited[..count], PollTimeout::NONE).is_err() {
+            return true;
+        }
+        let ready = |place: &PollFd<'_>| place.revents().is_some_and(|events| !events.is_empty());
+        let (output, typed) = (ready(&waited[0]), count == 3 && ready(&waited[2]));
+        if typed && !copy(&stdin, &self.master) {
+            self.input = false;
+        }
+        !output || copy(&self.master, std::io::stdout())
+    }
+
+    /// Passes on what the container wrote before it ended.
+    pub fn finish(&self) {
+        let mut waited = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
+        while poll(&mut waited, PollTimeout::ZERO).is_ok_and(|ready| ready == 1)
+            && copy(&self.master, std::io::stdout())
+        {}
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if let Some(saved) = &self.saved {
+            let _ = tcsetattr(std::io::stdin(), SetArg::TCSANOW, saved);
+        }
+    }
+}
+
+/// Moves one buffer; false at the end of `from`.
+fn copy(from: impl AsFd, to: impl AsFd) -> bool {
+    let mut buffer = [0; 4096];
+    let length = match read(from, &mut buffer) {
+        Ok(0) => return false,
+        Ok(length) => length,
+        Err(errno) => return matches!(errno, Errno::EINTR | Errno::EAGAIN),
+    };
+    let mut rest = &buffer[..length];
+    while !rest.is_empty() {
+        match write(&to, rest) {
+            Ok(written) => rest = &rest[written..],
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => {
+                let _ = poll(&mut [PollFd::new(to.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE);
+            }
+            Err(_) => return false,
+        }
+    }
+    true
+}

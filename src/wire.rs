@@ -1,0 +1,182 @@
+//! The messages between the runtime and a container's init: one socket of packets, one message a packet.
+
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recv, recvmsg, send,
+    sendmsg, socketpair,
+};
+
+use crate::error::{Context, Error, Result};
+
+/// The longest message: an error with long paths.
+const MAX_LENGTH: usize = 16 * 1024;
+
+/// What one side tells the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// To init: go on (the id maps are written, or the hooks have run, or the container is started).
+    Go,
+    /// To the runtime: write the id maps of the stage's new user namespace.
+    MapIds,
+    /// To the runtime: the stage has made init, whose process id this is.
+    Init(i32),
+    /// To the runtime: everything is mounted; run the hooks that belong to the runtime's namespaces.
+    RunHooks,
+    /// To init: they have run; and the container's state for its own hooks, while creating and once created.
+    HooksRan(Vec<u8>, Vec<u8>),
+    /// To the runtime: everything but the program's start is done.
+    Ready,
+    /// To the runtime: something that does not stop the start, for the log.
+    Warning(String),
+    /// Either way: this went wrong.
+    Failed(Error),
+}
+
+impl Message {
+    fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Go => b"g".to_vec(),
+            Self::MapIds => b"m".to_vec(),
+            Self::Init(pid) => [b"i", pid.to_string().as_bytes()].concat(),
+            Self::RunHooks => b"h".to_vec(),
+            Self::HooksRan(creating, created) => [b"s", creating.as_slice(), b"\0", created].concat(),
+            Self::Ready => b"r".to_vec(),
+            Self::Warning(text) => [b"w", text.as_bytes()].concat(),
+            Self::Failed(error) => {
+                let mut bytes = [b"f", error.to_bytes().as_slice()].concat();
+                bytes.truncate(MAX_LENGTH);
+                bytes
+            }
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (kind, rest) = bytes.split_first()?;
+        match kind {
+            b'g' => Some(Self::Go),
+            b'm' => Some(Self::MapIds),
+            b'i' => std::str::from_utf8(rest).ok()?.parse().ok().map(Self::Init),
+            b'h' => Some(Self::RunHooks),
+            b's' => {
+                let end = rest.iter().position(|byte| *byte == 0)?;
+                Some(Self::HooksRan(rest[..end].to_vec(), rest[end + 1..].to_vec()))
+            }
+            b'r' => Some(Self::Ready),
+            b'w' => Some(Self::Warning(String::from_utf8_lossy(rest).into_owned())),
+            b'f' => Some(Self::Failed(Error::from_bytes(rest))),
+            _ => None,
+        }
+    }
+}
+
+/// One end of the socket.
+pub struct Wire(OwnedFd);
+
+impl Wire {
+    /// Both ends.
+    pub fn pair() -> Result<(Self, Self)> {
+        let (one, other) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+            .context(|| "cannot make a socket pair")?;
+        Ok((Self(one), Self(other)))
+    }
+
+    /// An end that is there already, such as an accepted connection.
+    pub fn from_socket(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+
+    /// Sends a message.
+    pub fn send(&self, message: &Message) -> Result<()> {
+        send(self.0.as_raw_fd(), &message.encode(), MsgFlags::MSG_NOSIGNAL)
+            .map(drop)
+            .context(|| "cannot send to the other side of the container's start")
+    }
+
+    /// Waits for a message; nothing when the other end is closed.
+    pub fn receive(&self) -> Result<Option<Message>> {
+        let mut buffer = [0; MAX_LENGTH];
+        loop {
+            return match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Err(Errno::EINTR) => continue,
+                Ok(0) | Err(Errno::ECONNRESET) => Ok(None),
+                Ok(length) => Message::decode(&buffer[..length])
+                    .map(Some)
+                    .ok_or_else(|| Error::new("a message from the container's start is not understood")),
+                Err(errno) => Err(Error::new("cannot receive from the container's start").errno(errno)),
+            };
+        }
+    }
+
+    /// Waits for the other side's word to go on.
+    pub fn wait_for_go(&self) -> Result<()> {
+        match self.receive()? {
+            Some(Message::Go) => Ok(()),
+            Some(Message::Failed(error)) => Err(error),
+            _ => Err(Error::new("the runtime ended before the container was made")),
+        }
+    }
+}
+
+impl AsFd for Wire {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Sends descriptors with a payload (at least one byte) over a Unix socket.
+pub fn send_descriptors(socket: impl AsFd, payload: &[u8], descriptors: &[RawFd]) -> nix::Result<()> {
+    let control = [ControlMessage::ScmRights(descriptors)];
+    let socket = socket.as_fd().as_raw_fd();
+    sendmsg::<UnixAddr>(socket, &[IoSlice::new(payload)], &control, MsgFlags::MSG_NOSIGNAL, None).map(drop)
+}
+
+/// Receives the one descriptor that was sent over a Unix socket; nothing at its end.
+pub fn receive_descriptor(socket: impl AsFd) -> nix::Result<Option<RawFd>> {
+    let mut payload = [0; 4096];
+    let mut parts = [std::io::IoSliceMut::new(&mut payload)];
+    let mut control = nix::cmsg_space!(RawFd);
+    let socket = socket.as_fd().as_raw_fd();
+    let message = recvmsg::<UnixAddr>(socket, &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    for part in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(descriptors) = part {
+            return Ok(descriptors.first().copied());
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_message_survives() {
+        let (one, other) = Wire::pair().unwrap();
+        let failure = Error::new("no").pointer("/process/args").errno(Errno::ENOEXEC);
+        for message in [
+            Message::Go,
+            Message::MapIds,
+            Message::Init(42),
+            Message::RunHooks,
+            Message::HooksRan(b"a".into(), b"b".into()),
+            Message::Ready,
+            Message::Warning("w".into()),
+            Message::Failed(failure),
+        ] {
+            one.send(&message).unwrap();
+            assert_eq!(other.receive().unwrap(), Some(message));
+        }
+        drop(one);
+        assert_eq!(other.receive().unwrap(), None);
+    }
+
+    #[test]
+    fn an_overlong_failure_is_cut_and_still_read() {
+        let (one, other) = Wire::pair().unwrap();
+        one.send(&Message::Failed(Error::new("x".repeat(100_000)))).unwrap();
+        assert!(matches!(other.receive().unwrap(), Some(Message::Failed(_))));
+    }
+}
