@@ -77,6 +77,7 @@ fn story(plan: &Plan, inherited: &mut Inherited) -> Result<Infallible> {
     step("sysctl", sysctl::apply(&plan.sysctls, procfs.as_ref().unwrap_or(&inherited.host_procfs)))?;
     step("restrictions", rootfs::restrict(&plan.rootfs, &root))?;
     step("pivot", rootfs::enter(&plan.rootfs, &root))?;
+    step("process", make_directory(plan, &root))?;
     step("root", rootfs::finish(&plan.rootfs, &root))?;
     step("hostname", set_names(plan))?;
     if let Some(terminal) = &terminal {
@@ -224,7 +225,7 @@ fn become_the_process(
         &process.selinux_label,
     )?;
     let may_set_groups = may_set_groups(plan, inherited);
-    let entered = enter_directory(&process.cwd, root)?;
+    let entered = enter_directory(&process.cwd)?;
     crate::process::rlimit::apply(&process.rlimits)?;
     own_standard_streams(process.identity.uid);
     process.capabilities.limit_bounding()?;
@@ -281,15 +282,23 @@ fn may_set_groups(plan: &Plan, inherited: &Inherited) -> bool {
     !text[..length].starts_with(b"deny")
 }
 
-/// Enters the working directory, which is made if it is missing; false where only its user may enter it.
-fn enter_directory(cwd: &Path, root: &Root) -> Result<bool> {
+/// Makes the working directory if it is missing, as runc and crun do: before the root may become read-only.
+fn make_directory(plan: &Plan, root: &Root) -> Result<()> {
+    let Some(ProcessPlan { cwd, .. }) = &plan.process else { return Ok(()) };
+    match root.open(cwd) {
+        Err(Errno::ENOENT) => {
+            root.open_or_create(cwd, Leaf::Directory).map_err(|errno| no_directory(cwd, errno)).map(drop)
+        }
+        // What it leads to is judged when it is entered.
+        _ => Ok(()),
+    }
+}
+
+/// Enters the working directory; false where only its user may enter it.
+fn enter_directory(cwd: &Path) -> Result<bool> {
     match chdir(cwd) {
         Ok(()) => Ok(true),
         Err(Errno::EACCES | Errno::EPERM) => Ok(false),
-        Err(Errno::ENOENT) => {
-            root.open_or_create(cwd, Leaf::Directory).map_err(|errno| no_directory(cwd, errno))?;
-            chdir(cwd).map_err(|errno| no_directory(cwd, errno)).map(|()| true)
-        }
         Err(errno) => Err(no_directory(cwd, errno)),
     }
 }

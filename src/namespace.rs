@@ -9,7 +9,7 @@ use std::process::Command;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, stat};
 use nix::unistd::{Pid, getegid, geteuid};
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, LinuxTimeOffset};
 
@@ -130,6 +130,19 @@ impl NamespacePlan {
     /// Whether the container has a namespace of this type that is not the runtime's.
     pub fn has(&self, flag: u64) -> bool {
         self.has_new(flag) || self.joins.iter().any(|join| join.flag == flag)
+    }
+
+    /// Whether the container's namespace of this type is another than the runtime's: a path may lead to that, too.
+    pub fn is_apart(&self, flag: u64) -> bool {
+        let Some(join) = self.joins.iter().find(|join| join.flag == flag) else { return self.has_new(flag) };
+        let name = match flag as i32 {
+            libc::CLONE_NEWNET => "net",
+            libc::CLONE_NEWIPC => "ipc",
+            libc::CLONE_NEWUTS => "uts",
+            _ => "mnt",
+        };
+        let identity = |path: &std::path::Path| stat(path).map(|stat| (stat.st_dev, stat.st_ino)).ok();
+        identity(&join.path) != identity(format!("/proc/self/ns/{name}").as_ref())
     }
 
     /// Whether the container has a user namespace other than the runtime's.

@@ -59,9 +59,13 @@ pub fn plan(spec: &Spec, id: &str, bundle: &Path, settings: &Settings) -> Result
     let linux = &spec.linux;
     let namespaces = namespace::plan(linux)?;
     let has = |flag: i32| namespaces.has(flag as u64);
-    check_names(spec, has(libc::CLONE_NEWUTS))?;
-    let own =
-        sysctl::Own { ipc: has(libc::CLONE_NEWIPC), network: has(libc::CLONE_NEWNET), uts: has(libc::CLONE_NEWUTS) };
+    let apart = |flag: i32| namespaces.is_apart(flag as u64);
+    check_names(spec, || apart(libc::CLONE_NEWUTS))?;
+    let own = sysctl::Own {
+        ipc: apart(libc::CLONE_NEWIPC),
+        network: apart(libc::CLONE_NEWNET),
+        uts: apart(libc::CLONE_NEWUTS),
+    };
     let container_map = (!linux.uid_mappings.is_empty()).then(|| IdMap::new(&linux.uid_mappings, &linux.gid_mappings));
     let cgroup = cgroup::plan(linux, id, settings.manager)?;
     let mounts = plan_mounts(spec, bundle, container_map.as_ref())?;
@@ -71,7 +75,7 @@ pub fn plan(spec: &Spec, id: &str, bundle: &Path, settings: &Settings) -> Result
         |mount: &MountPlan| mount.destination == Path::new("/dev") && matches!(mount.kind, Kind::Bind { .. });
     let devices = device::plan(&linux.devices)?;
     Ok(Plan {
-        rootfs: plan_rootfs(spec, bundle, settings, has(libc::CLONE_NEWNS))?,
+        rootfs: plan_rootfs(spec, bundle, settings, apart(libc::CLONE_NEWNS))?,
         devices: (!mounts.iter().any(host_dev)).then_some(devices),
         mounts,
         hostname: spec.hostname.clone(),
@@ -116,10 +120,10 @@ fn check_unsupported(spec: &Spec) -> Result<()> {
     Ok(())
 }
 
-fn check_names(spec: &Spec, own_uts: bool) -> Result<()> {
+fn check_names(spec: &Spec, own_uts: impl Fn() -> bool) -> Result<()> {
     for (name, value) in [("hostname", &spec.hostname), ("domainname", &spec.domainname)] {
         let pointer = format!("/{name}");
-        if !value.is_empty() && !own_uts {
+        if !value.is_empty() && !own_uts() {
             return Err(Error::new(format!("the {name} would be the host's: add a uts namespace")).pointer(pointer));
         }
         if value.len() > 64 || value.bytes().any(|byte| byte == 0) {

@@ -1,5 +1,7 @@
 //! Init's side of mounts: each planned mount is made, and attached at its destination inside the rootfs.
 
+use std::borrow::Cow;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -44,6 +46,7 @@ fn one(
     match &mount.kind {
         Kind::Bind { source, recursive } => bind(mount, source, *recursive, root, tree, map),
         Kind::Filesystem { name, parameters } => {
+            let parameters = &with_mode(name, parameters, mount, root)?;
             let Some(tree) = new_file_system(name, parameters, mount)? else {
                 return classic::file_system(mount, name, parameters, root);
             };
@@ -108,7 +111,7 @@ fn verify_proc(mount: &MountPlan, tree: &OwnedFd) -> Result<()> {
 }
 
 /// A new detached file system; nothing where the kernel has no fsopen.
-pub fn new_file_system(name: &std::ffi::CStr, parameters: &[Parameter], mount: &MountPlan) -> Result<Option<OwnedFd>> {
+pub fn new_file_system(name: &CStr, parameters: &[Parameter], mount: &MountPlan) -> Result<Option<OwnedFd>> {
     let what = name.to_string_lossy();
     let context = match FsContext::open(name) {
         Err(Errno::ENOSYS) => return Ok(None),
@@ -127,6 +130,23 @@ pub fn new_file_system(name: &std::ffi::CStr, parameters: &[Parameter], mount: &
     let attributes = Attributes { set: mount.attributes.set, clear: 0 };
     let late = if mount.copy_up { attr::RDONLY } else { 0 };
     context.mount(attributes.set & !late).map(Some).map_err(|errno| refused(&context, mount, &what, errno))
+}
+
+/// A tmpfs that is given no mode takes that of the directory it covers, as runc and crun have it: the kernel's own
+/// default would open a private directory to everybody.
+fn with_mode<'a>(
+    name: &CStr,
+    parameters: &'a [Parameter],
+    mount: &MountPlan,
+    root: &Root,
+) -> Result<Cow<'a, [Parameter]>> {
+    if name != c"tmpfs" || parameters.iter().any(|parameter| parameter.key.as_c_str() == c"mode") {
+        return Ok(parameters.into());
+    }
+    let Ok(below) = root.open(&mount.destination) else { return Ok(parameters.into()) };
+    let mode = fstat(&below).on_path("cannot look at", &mount.destination)?.st_mode & 0o7777;
+    let value = CString::new(format!("{mode:o}")).ok();
+    Ok([parameters, &[Parameter { key: c"mode".into(), value }]].concat().into())
 }
 
 /// What the kernel itself says about a mount that it refuses.

@@ -81,12 +81,17 @@ pub fn plan(index: usize, mount: &Mount, around: &Surroundings<'_>) -> Result<Mo
     } else {
         options.propagation
     };
+    let (attributes, recursive_attributes) = match kind {
+        Kind::Bind { .. } => (options.attributes, options.recursive_attributes),
+        // There is nothing below a new file system.
+        _ => (options.attributes.with(options.recursive_attributes), Attributes::default()),
+    };
     Ok(MountPlan {
         index,
         destination,
         kind,
-        attributes: options.attributes,
-        recursive_attributes: options.recursive_attributes,
+        attributes,
+        recursive_attributes,
         propagation,
         id_map,
         copy_up: options.copy_up,
@@ -115,6 +120,9 @@ fn destination(path: &Path) -> Result<PathBuf> {
 fn kind(mount: &Mount, options: &Options, around: &Surroundings<'_>) -> Result<Kind> {
     let name = mount.typ().as_deref().unwrap_or_default();
     if options.remount {
+        if let Some(option) = options.data.iter().map(String::as_str).chain(options.superblock.iter().copied()).next() {
+            return Err(Error::new(format!("`{option}` belongs to a file system, which `remount` does not change")));
+        }
         return Ok(Kind::Remount);
     }
     // Some configurations say only `"type": "bind"`; the spec goes by the options, and runc takes both.

@@ -16,6 +16,12 @@ impl Attributes {
         self.clear |= later.clear;
     }
 
+    /// These, and then `later` ones.
+    pub fn with(mut self, later: Attributes) -> Self {
+        self.add(later);
+        self
+    }
+
     /// Whether there is nothing to change.
     pub fn is_empty(self) -> bool {
         self == Attributes::default()

@@ -1,0 +1,9 @@
+//! The integration tests: kelson run as engines run it, and the host compared before and after each test.
+//! `tests/run` builds what they need and runs them under every view of the cgroups.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod harness;
+
+mod kill;
+mod lifecycle;
+mod run;
