@@ -117,24 +117,29 @@ fn make(container: &Container, state: &mut State, plan: &Plan, request: Request)
     let pid_file = request.pid_file.clone();
     let pidfd_socket = request.pidfd_socket.as_deref().map(tty::connect).transpose()?;
     let mut inherited = open_descriptors(container, plan, request, theirs)?;
+    if let Some(root) = inherited.root.as_ref().filter(|_| !plan.rootfs.own_mounts) {
+        state.root_mount = rootfs::mount_id(root);
+        container.save(state)?;
+    }
     let (mut pid, _pidfd) = launch(plan, cgroups, &mut inherited)?;
     drop(inherited);
 
     state.init = Some(Init::of(pid.as_raw()));
-    container.save(state)?;
     if plan.namespaces.needs_stage() {
         pid = follow_stage(plan, pid, &ours)?;
         state.init = Some(Init::of(pid.as_raw()));
-        container.save(state)?;
     } else if plan.namespaces.has_new(libc::CLONE_NEWUSER as u64) {
         namespace::write_id_maps(&plan.namespaces, pid).map_err(|error| error.step("id maps"))?;
         ours.send(&Message::Go)?;
     }
     set_from_outside(plan, pid, state)?;
-    if state.rdt.is_some() {
+    // Until init is ready it ends with this process; only hooks look for it before.
+    if state.rdt.is_some() || plan.hooks.are_needed_by_init() {
         container.save(state)?;
     }
     wait_until_ready(plan, pid, state, &ours)?;
+    state.is_ready = true;
+    container.save(state)?;
     if let Some(socket) = pidfd_socket {
         send_pidfd(&socket, pid)?;
     }
@@ -157,7 +162,7 @@ fn open_descriptors(container: &Container, plan: &Plan, request: Request, wire: 
         start,
         console,
         root: rootfs::clone_root(&plan.rootfs).map_err(|error| error.step("rootfs"))?,
-        sources: source::open_all(&plan.mounts).map_err(|error| error.step("mounts"))?,
+        sources: source::open_all(&plan.mounts, plan.clones_sources_outside()).map_err(|error| error.step("mounts"))?,
         namespaces: plan.namespaces.open_joins().map_err(|error| error.step("namespaces"))?,
         host_procfs: Procfs::host()?,
         cgroup_files: Vec::new(),
@@ -261,7 +266,8 @@ fn wait_until_ready(plan: &Plan, pid: Pid, state: &State, wire: &Wire) -> Result
             Some(Message::Warning(text)) => log::warn(text),
             Some(Message::RunHooks) => {
                 let oci_state = state.to_oci(Status::Creating);
-                hook::run_all("prestart", &plan.hooks.prestart, &oci_state)?;
+                // What the validation suite and crun have in this deprecated hook.
+                hook::run_all("prestart", &plan.hooks.prestart, &state.to_oci(Status::Created))?;
                 hook::run_all("createRuntime", &plan.hooks.create_runtime, &oci_state)?;
                 wire.send(&Message::HooksRan(oci_state, state.to_oci(Status::Created)))?;
             }

@@ -5,7 +5,7 @@ use nix::unistd::Pid;
 use crate::error::Result;
 use crate::state::{Container, State, Status};
 use crate::sys::process::kill;
-use crate::{hook, log, rdt};
+use crate::{hook, log, rdt, rootfs};
 
 /// Removes a container: processes, cgroups, resource groups, its directory; then the poststop hooks. Can be
 /// repeated after it was interrupted.
@@ -19,6 +19,7 @@ pub fn destroy(container: &Container, state: &State) -> Result<()> {
         // If it is our child; otherwise its parent does.
         let _ = nix::sys::wait::waitpid(Pid::from_raw(init.pid), None);
     }
+    rootfs::detach(&state.rootfs, state.root_mount);
     if let Some(group) = &state.rdt {
         rdt::remove(group)?;
     }

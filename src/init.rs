@@ -21,7 +21,7 @@ use crate::safepath::{Leaf, Procfs, Root, read_small_file};
 use crate::sys::mount::FsContext;
 use crate::sys::process::{self as sys, CLONE_NEWTIME, CLONE_PARENT, Forked};
 use crate::wire::{Message, Wire};
-use crate::{cgroup, device, hook, lsm, namespace, netdev, rootfs, sysctl, tty};
+use crate::{cgroup, device, hook, namespace, netdev, rootfs, sysctl, tty};
 
 /// What init gets from the runtime beside the plan.
 pub struct Inherited {
@@ -176,7 +176,7 @@ fn run_runtime_hooks(plan: &Plan, inherited: &mut Inherited) -> Result<(Vec<u8>,
 /// A procfs that is known to be one, for what has to be written to it: the container's, else one of our own that
 /// is mounted nowhere. Nothing where nothing has to be written.
 fn own_procfs(plan: &Plan, mounted: Option<Procfs>) -> Result<Option<Procfs>> {
-    let label = plan.process.as_ref().is_some_and(|it| lsm::is_needed(&it.apparmor_profile, &it.selinux_label));
+    let label = plan.process.is_some() && plan.labels.are_for_the_process();
     if mounted.is_some() || plan.sysctls.is_empty() && !label {
         return Ok(mounted);
     }
@@ -219,11 +219,7 @@ fn become_the_process(
         policy.apply()?;
     }
     process.schedule.apply()?;
-    lsm::label_exec(
-        procfs.as_ref().unwrap_or(&inherited.host_procfs),
-        &process.apparmor_profile,
-        &process.selinux_label,
-    )?;
+    plan.labels.label_exec(procfs.as_ref().unwrap_or(&inherited.host_procfs))?;
     let may_set_groups = may_set_groups(plan, inherited);
     let entered = enter_directory(&process.cwd)?;
     crate::process::rlimit::apply(&process.rlimits)?;

@@ -11,24 +11,44 @@ use crate::safepath::Procfs;
 const APPARMOR: &str = "/sys/kernel/security/apparmor";
 const SELINUX: &str = "/sys/fs/selinux";
 
-/// Checks, on the host, that what config.json names can be applied.
-pub fn check(apparmor_profile: &str, selinux_label: &str, mount_label: &str) -> Result<()> {
-    let enabled = |path: &str| Path::new(path).exists();
-    if !apparmor_profile.is_empty() && apparmor_profile != "unconfined" && !enabled(APPARMOR) {
-        return Err(Error::new("an AppArmor profile is asked for, but AppArmor is not enabled on this host")
-            .pointer("/process/apparmorProfile"));
-    }
-    for (label, pointer) in [(selinux_label, "/process/selinuxLabel"), (mount_label, "/linux/mountLabel")] {
-        if !label.is_empty() && !enabled(SELINUX) {
-            let message = "an SELinux label is asked for, but SELinux is not enabled on this host";
-            return Err(Error::new(message).pointer(pointer));
-        }
-    }
-    Ok(())
+/// The labels of config.json that this host can apply: on a host without the module they mean nothing, and are left
+/// out with a warning, as crun does.
+#[derive(Clone, Debug, Default)]
+pub struct Labels {
+    pub apparmor_profile: String,
+    pub selinux_label: String,
+    pub mount_label: String,
 }
 
-/// Asks the modules to label the next execve(2) of the caller.
-pub fn label_exec(procfs: &Procfs, apparmor_profile: &str, selinux_label: &str) -> Result<()> {
+/// Reads the labels.
+pub fn plan(apparmor_profile: &str, selinux_label: &str, mount_label: &str) -> Labels {
+    let keep = |label: &str, module: &str, path: &str| {
+        if label.is_empty() || label == "unconfined" || Path::new(path).exists() {
+            return label.to_owned();
+        }
+        crate::log::warn(format!("{module} is not enabled on this host: the label {label:?} was not applied"));
+        String::new()
+    };
+    Labels {
+        apparmor_profile: keep(apparmor_profile, "AppArmor", APPARMOR),
+        selinux_label: keep(selinux_label, "SELinux", SELINUX),
+        mount_label: keep(mount_label, "SELinux", SELINUX),
+    }
+}
+
+impl Labels {
+    /// Whether [`Labels::label_exec`] has anything to do.
+    pub fn are_for_the_process(&self) -> bool {
+        !self.selinux_label.is_empty() || !matches!(self.apparmor_profile.as_str(), "" | "unconfined")
+    }
+
+    /// Asks the modules to label the next execve(2) of the caller.
+    pub fn label_exec(&self, procfs: &Procfs) -> Result<()> {
+        label_exec(procfs, &self.apparmor_profile, &self.selinux_label)
+    }
+}
+
+fn label_exec(procfs: &Procfs, apparmor_profile: &str, selinux_label: &str) -> Result<()> {
     if !apparmor_profile.is_empty() && apparmor_profile != "unconfined" {
         let text = format!("exec {apparmor_profile}");
         // The module's own directory since Linux 5.8, so that it stacks with others.
@@ -51,9 +71,4 @@ pub fn label_exec(procfs: &Procfs, apparmor_profile: &str, selinux_label: &str) 
         })?;
     }
     Ok(())
-}
-
-/// Whether [`label_exec`] has anything to do.
-pub fn is_needed(apparmor_profile: &str, selinux_label: &str) -> bool {
-    !selinux_label.is_empty() || !apparmor_profile.is_empty() && apparmor_profile != "unconfined"
 }

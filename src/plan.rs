@@ -10,6 +10,7 @@ use crate::cgroup::{self, CgroupPlan, Manager};
 use crate::device::{self, DevicePlan};
 use crate::error::{Context, Error, Result};
 use crate::hook::{self, Hooks};
+use crate::lsm::{self, Labels};
 use crate::mount::idmap::IdMap;
 use crate::mount::{self, Kind, MountPlan, cgroupfs};
 use crate::namespace::{self, NamespacePlan};
@@ -38,6 +39,7 @@ pub struct Plan {
     pub devices: Option<Vec<DevicePlan>>,
     pub namespaces: NamespacePlan,
     pub process: Option<ProcessPlan>,
+    pub labels: Labels,
     pub hostname: String,
     pub domainname: String,
     pub sysctls: Vec<Sysctl>,
@@ -68,9 +70,9 @@ pub fn plan(spec: &Spec, id: &str, bundle: &Path, settings: &Settings) -> Result
     };
     let container_map = (!linux.uid_mappings.is_empty()).then(|| IdMap::new(&linux.uid_mappings, &linux.gid_mappings));
     let cgroup = cgroup::plan(linux, id, settings.manager)?;
-    let mounts = plan_mounts(spec, bundle, container_map.as_ref())?;
+    let labels = plan_labels(spec);
+    let mounts = plan_mounts(spec, bundle, &labels.mount_label, container_map.as_ref())?;
     let process = spec.process.as_ref().map(process::plan).transpose()?;
-    check_labels(process.as_ref(), &linux.mount_label)?;
     let host_dev =
         |mount: &MountPlan| mount.destination == Path::new("/dev") && matches!(mount.kind, Kind::Bind { .. });
     let devices = device::plan(&linux.devices)?;
@@ -91,7 +93,17 @@ pub fn plan(spec: &Spec, id: &str, bundle: &Path, settings: &Settings) -> Result
         keyring: keyring(id, settings)?,
         namespaces,
         process,
+        labels,
     })
+}
+
+impl Plan {
+    /// Whether init could not clone the sources of bind mounts itself: it may lack the rights in a user namespace, and
+    /// the paths in another mount namespace.
+    pub fn clones_sources_outside(&self) -> bool {
+        let joins_mounts = self.namespaces.joins.iter().any(|join| join.flag == libc::CLONE_NEWNS as u64);
+        self.namespaces.has_user() || joins_mounts
+    }
 }
 
 /// Any 1.x is read: later minor versions only add properties, which are ignored, and values, which are errors.
@@ -133,13 +145,15 @@ fn check_names(spec: &Spec, own_uts: impl Fn() -> bool) -> Result<()> {
     Ok(())
 }
 
-fn check_labels(process: Option<&ProcessPlan>, mount_label: &str) -> Result<()> {
-    let (profile, label) = process.map_or(("", ""), |it| (it.apparmor_profile.as_str(), it.selinux_label.as_str()));
-    crate::lsm::check(profile, label, mount_label)
+fn plan_labels(spec: &Spec) -> Labels {
+    let process = spec.process.as_ref();
+    let profile = process.map_or("", |process| &process.apparmor_profile);
+    let label = process.map_or("", |process| &process.selinux_label);
+    lsm::plan(profile, label, &spec.linux.mount_label)
 }
 
-fn plan_mounts(spec: &Spec, bundle: &Path, container_map: Option<&IdMap>) -> Result<Vec<MountPlan>> {
-    let around = mount::Surroundings { bundle, mount_label: &spec.linux.mount_label, container_map };
+fn plan_mounts(spec: &Spec, bundle: &Path, mount_label: &str, container_map: Option<&IdMap>) -> Result<Vec<MountPlan>> {
+    let around = mount::Surroundings { bundle, mount_label, container_map };
     spec.mounts.iter().enumerate().map(|(index, entry)| mount::plan(index, entry, &around)).collect()
 }
 
@@ -153,10 +167,10 @@ fn plan_rootfs(spec: &Spec, bundle: &Path, settings: &Settings, own_mounts: bool
     if !path.is_dir() {
         return Err(Error::new("the rootfs is not a directory").path(path).pointer("/root/path"));
     }
-    if !own_mounts {
-        return Err(Error::new("the container needs a mount namespace of its own")
+    if !own_mounts && !(spec.linux.masked_paths.is_empty() && spec.linux.readonly_paths.is_empty()) {
+        return Err(Error::new("masked and read-only paths need a mount namespace of the container's own")
             .pointer("/linux/namespaces")
-            .hint("without one its mounts would be made on the host; add {\"type\": \"mount\"}"));
+            .hint("without one they would be the host's; add {\"type\": \"mount\"}"));
     }
     let absolute = |name: &str, paths: &[PathBuf]| match paths.iter().position(|path| !path.is_absolute()) {
         Some(index) => {
@@ -170,6 +184,7 @@ fn plan_rootfs(spec: &Spec, bundle: &Path, settings: &Settings, own_mounts: bool
         propagation: rootfs::parse_propagation(&spec.linux.rootfs_propagation)?,
         masked: absolute("maskedPaths", &spec.linux.masked_paths)?,
         readonly_paths: absolute("readonlyPaths", &spec.linux.readonly_paths)?,
+        own_mounts,
         no_pivot: settings.no_pivot,
     })
 }

@@ -26,6 +26,8 @@ pub struct RootfsPlan {
     /// Paths that show nothing.
     pub masked: Vec<PathBuf>,
     pub readonly_paths: Vec<PathBuf>,
+    /// Whether the container has a mount namespace that is not the runtime's.
+    pub own_mounts: bool,
     /// `--no-pivot`: for a host whose own root is a ramdisk, which cannot be pivoted away.
     pub no_pivot: bool,
 }
@@ -45,6 +47,22 @@ pub fn parse_propagation(text: &str) -> Result<Option<(u64, bool)>> {
         }
     };
     Ok(Some((flag, text.starts_with('r'))))
+}
+
+/// The kernel's id of the mount that is at `place` now, statx(2); 0 where it cannot be told.
+pub fn mount_id(place: impl AsFd) -> u64 {
+    use std::os::fd::AsRawFd;
+    let path = format!("/proc/self/fdinfo/{}", place.as_fd().as_raw_fd());
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Unmounts the rootfs of a container without a mount namespace of its own, if the mount with that id is still there.
+pub fn detach(path: &Path, id: u64) {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    if id != 0 && open(path, flags, Mode::empty()).is_ok_and(|place| mount_id(place) == id) {
+        let _ = umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
+    }
 }
 
 /// Clones the rootfs for the container, before its process exists; nothing where init has to do it itself.
@@ -68,11 +86,28 @@ fn clone_private(plan: &RootfsPlan) -> nix::Result<OwnedFd> {
     Ok(tree)
 }
 
-/// Cuts the new mount namespace off from the host's and puts the rootfs on top of its root. Nothing that is
-/// mounted from here on is seen outside.
+impl RootfsPlan {
+    /// Whether mounts in the container are to be seen on the host, where a volume is shared.
+    fn is_shared(&self) -> bool {
+        self.propagation.is_some_and(|(flag, _)| flag == libc::MS_SHARED)
+    }
+
+    /// Where the rootfs is attached: on the root itself in a mount namespace of the container's own, so that it
+    /// needs no path; on its own path where the mounts are the runtime's.
+    fn place(&self) -> &Path {
+        if self.own_mounts { Path::new("/") } else { &self.path }
+    }
+}
+
+/// Cuts the new mount namespace off from the host's and attaches the rootfs. Nothing that is mounted from here on is
+/// seen outside: what is attached goes below a mount without peers.
 pub fn attach(plan: &RootfsPlan, tree: Option<OwnedFd>) -> Result<Root> {
-    mount2(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
-        .context(|| "cannot make the mounts of the new namespace private")?;
+    if plan.own_mounts {
+        // As slaves, the host's mounts still tell volumes that ask for it what is mounted there later. As peers they
+        // also tell the host: then only the root is cut off, and the rest in `enter`.
+        let cut = if plan.is_shared() { MsFlags::MS_PRIVATE } else { MsFlags::MS_REC | MsFlags::MS_SLAVE };
+        mount2(NONE, "/", NONE, cut, NONE).context(|| "cannot cut the new mount namespace off from the host's")?;
+    }
     let tree = match tree {
         Some(tree) => tree,
         None => match clone_private(plan) {
@@ -81,8 +116,8 @@ pub fn attach(plan: &RootfsPlan, tree: Option<OwnedFd>) -> Result<Root> {
             Err(errno) => return Err(Error::new("cannot open the rootfs").path(&plan.path).errno(errno)),
         },
     };
-    let top =
-        open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).on_path("cannot open", "/")?;
+    let top = open(plan.place(), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .on_path("cannot open", plan.place())?;
     mount::move_mount(&tree, &top).on_path("cannot attach the rootfs", &plan.path)?;
     Ok(Root::new(tree))
 }
@@ -99,6 +134,9 @@ fn attach_classic(plan: &RootfsPlan) -> Result<Root> {
 /// Makes the rootfs `/`, and drops everything of the host.
 pub fn enter(plan: &RootfsPlan, root: &Root) -> Result<()> {
     fchdir(root).context(|| "cannot enter the rootfs")?;
+    if !plan.own_mounts {
+        return chroot(".").context(|| "cannot change the root");
+    }
     if plan.no_pivot {
         // Nothing is unmounted here, so the host's procfs and sysfs would stay within reach of a mount(2) that
         // the kernel allows only where a full one is visible.
@@ -114,13 +152,17 @@ pub fn enter(plan: &RootfsPlan, root: &Root) -> Result<()> {
             .hint("where the host runs from a ramdisk, --no-pivot is needed")
     })?;
     // The old root now lies on top of the new one, and is the current directory.
+    if plan.is_shared() {
+        mount2(NONE, ".", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
+            .context(|| "cannot cut the host's mounts off before they are unmounted here")?;
+    }
     umount2(".", MntFlags::MNT_DETACH).context(|| "cannot unmount the host's file systems")?;
     nix::unistd::chdir("/").context(|| "cannot enter the new root")
 }
 
 /// Sets what concerns the root itself, last: until then mount points are made in it.
 pub fn finish(plan: &RootfsPlan, root: &Root) -> Result<()> {
-    if let Some((propagation, recursive)) = plan.propagation {
+    if let Some((propagation, recursive)) = plan.propagation.filter(|_| plan.own_mounts) {
         let flags = MsFlags::from_bits_retain(propagation) | if recursive { MsFlags::MS_REC } else { MsFlags::empty() };
         mount2(NONE, "/", NONE, flags, NONE)
             .context(|| "cannot set the propagation of the root")

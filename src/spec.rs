@@ -2,6 +2,7 @@
 //! what the spec allows (PACKAGES.md names the cases). Unknown properties are ignored, unknown values are errors.
 
 use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
@@ -249,10 +250,18 @@ impl Spec {
 }
 
 fn read_limited(path: &Path) -> Result<Vec<u8>> {
-    let file = std::fs::File::open(path)
+    // Without waiting for a writer where it is a FIFO.
+    let file = std::fs::File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
         .on_path("cannot open the bundle's configuration", path)
         .map_err(|error| error.hint("a bundle is a directory with a config.json; `kelson spec` writes one"))?;
-    let length = file.metadata().on_path("cannot look at", path)?.len();
+    let metadata = file.metadata().on_path("cannot look at", path)?;
+    if !metadata.is_file() {
+        return Err(Error::new("the configuration is no file").path(path));
+    }
+    let length = metadata.len();
     if length > MAX_LENGTH {
         return Err(Error::new("the configuration is longer than 16 MiB").path(path));
     }

@@ -8,7 +8,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -47,7 +47,12 @@ pub struct State {
     /// Absent until the process exists.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<Init>,
+    /// Whether the container is made: hooks run before.
+    pub is_ready: bool,
     pub cgroup: CgroupState,
+    /// Without a mount namespace of its own, the id of the mount that the container has as its root.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub root_mount: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rdt: Option<RdtState>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -58,6 +63,11 @@ pub struct State {
     pub own_pid_namespace: bool,
     /// Whether config.json has a process: without one the container cannot be started.
     pub has_process: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The container's first process, told apart from a later one with the same id by its start time.
@@ -146,6 +156,7 @@ impl State {
         let Some(init) = self.init else { return Status::Creating };
         match init.look() {
             None => Status::Stopped,
+            Some(_) if !self.is_ready => Status::Creating,
             Some(_) if self.cgroup.is_frozen() => Status::Paused,
             Some(stat) if stat.flags & FORKED_BUT_NOT_EXECUTED != 0 => Status::Created,
             Some(_) => Status::Running,
@@ -183,7 +194,7 @@ pub struct Container {
 impl Store {
     /// The store at `root`, which is made when the first container is.
     pub fn new(root: PathBuf) -> Result<Self> {
-        if root == Path::new("/") {
+        if !root.components().any(|component| matches!(component, Component::Normal(_))) {
             return Err(Error::new("the root of the file system cannot hold the state").hint("pass another --root"));
         }
         Ok(Self { root })

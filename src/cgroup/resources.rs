@@ -50,6 +50,12 @@ const FIELDS: &[Field] = &[
         v2: Some(("memory.low", |r| Ok(memory(r, LinuxMemory::reservation).map(or_max)))),
     },
     Field {
+        pointer: "memory/kernelTCP",
+        controller: "memory",
+        v1: Some(("memory.kmem.tcp.limit_in_bytes", |r| Ok(memory(r, LinuxMemory::kernel_tcp).map(|n| n.to_string())))),
+        v2: None,
+    },
+    Field {
         pointer: "memory/swappiness",
         controller: "memory",
         v1: Some(("memory.swappiness", |r| Ok(r.memory.and_then(|m| m.swappiness()).map(|n| n.to_string())))),

@@ -36,8 +36,8 @@ pub fn show(out: &mut dyn Write) -> i32 {
 /// standard error.
 pub fn usage<V: CommandFactory>(error: &clap::Error) -> i32 {
     match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            print!("{error}");
+        ErrorKind::DisplayHelp => {
+            print!("{}", V::command().render_help());
             0
         }
         _ => {

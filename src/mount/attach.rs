@@ -47,12 +47,9 @@ fn one(
         Kind::Bind { source, recursive } => bind(mount, source, *recursive, root, tree, map),
         Kind::Filesystem { name, parameters } => {
             let parameters = &with_mode(name, parameters, mount, root)?;
-            let Some(tree) = new_file_system(name, parameters, mount)? else {
-                return classic::file_system(mount, name, parameters, root);
-            };
-            if let Some(map) = map {
-                configure(&tree, mount, Some(map))?;
-            }
+            // An idmapped one is made by the runtime.
+            let made = if tree.is_some() { tree } else { new_file_system(name, parameters, mount)? };
+            let Some(tree) = made else { return classic::file_system(mount, name, parameters, root) };
             if mount.copy_up {
                 copy_up(&tree, mount, root)?;
             }

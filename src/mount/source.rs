@@ -11,7 +11,7 @@ use nix::fcntl::AT_FDCWD;
 
 use super::idmap::{IdMap, user_namespace};
 use super::options::Attributes;
-use super::{Kind, MountPlan};
+use super::{Kind, MountPlan, attach};
 use crate::error::{Context, Error, Result, errno_name};
 use crate::sys::mount::{self, MountAttr};
 
@@ -24,14 +24,16 @@ pub struct Sources {
     pub maps: Vec<Option<OwnedFd>>,
 }
 
-/// Opens what the mounts need of the host.
-pub fn open_all(mounts: &[MountPlan]) -> Result<Sources> {
+/// Opens what the mounts need of the host. Sources are cloned here (`outside`) only where init could not reach them
+/// any more; else init clones them in turn, so that mountinfo lists the mounts in config.json's order.
+pub fn open_all(mounts: &[MountPlan], outside: bool) -> Result<Sources> {
     let mut sources = Sources::default();
     let mut known: Vec<(&IdMap, OwnedFd)> = Vec::new();
     for mount in mounts {
         let map = mount.id_map.as_ref().map(|map| shared_namespace(&mut known, map)).transpose();
         let map = map.map_err(|error| error.pointer(pointer(mount)))?;
-        sources.trees.push(clone_source(mount, map.as_ref()).map_err(|error| error.pointer(pointer(mount)))?);
+        let tree = if outside { clone_source(mount, map.as_ref()) } else { Ok(None) };
+        sources.trees.push(tree.map_err(|error| error.pointer(pointer(mount)))?);
         sources.maps.push(map);
     }
     Ok(sources)
@@ -49,7 +51,15 @@ fn shared_namespace<'a>(known: &mut Vec<(&'a IdMap, OwnedFd)>, map: &'a IdMap) -
 }
 
 fn clone_source(mount: &MountPlan, map: Option<&OwnedFd>) -> Result<Option<OwnedFd>> {
-    let Kind::Bind { source, recursive } = &mount.kind else { return Ok(None) };
+    let (source, recursive) = match &mount.kind {
+        Kind::Bind { source, recursive } => (source, recursive),
+        // Made in the container's user namespace it would belong to that, and could not be mapped.
+        Kind::Filesystem { name, parameters } if map.is_some() => {
+            let tree = attach::new_file_system(name, parameters, mount)?;
+            return tree.map(|tree| configure(&tree, mount, map).map(|()| tree)).transpose();
+        }
+        _ => return Ok(None),
+    };
     match clone_path(source, *recursive) {
         // Without privileges here, init makes the clone in its own namespaces.
         Err(Errno::ENOSYS | Errno::EPERM) => Ok(None),

@@ -28,8 +28,6 @@ pub struct ProcessPlan {
     pub schedule: schedule::Schedule,
     pub no_new_privileges: bool,
     pub oom_score_adj: Option<i32>,
-    pub apparmor_profile: String,
-    pub selinux_label: String,
     /// What was ignored, as the spec asks, and is worth a warning.
     pub warnings: Vec<String>,
 }
@@ -57,8 +55,6 @@ pub fn plan(process: &Process) -> Result<ProcessPlan> {
         schedule: schedule::plan(process)?,
         no_new_privileges: process.no_new_privileges,
         oom_score_adj,
-        apparmor_profile: process.apparmor_profile.clone(),
-        selinux_label: process.selinux_label.clone(),
         warnings,
     })
 }

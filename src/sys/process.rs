@@ -220,8 +220,8 @@ pub fn join_session_keyring(name: &CStr) -> nix::Result<i64> {
 pub fn allow_keyring_search(keyring: i64) -> nix::Result<()> {
     const KEYCTL_SETPERM: libc::c_int = 5;
     const KEY_POS_ALL: u32 = 0x3f00_0000;
-    const KEY_USR_VIEW_READ_SEARCH: u32 = 0x000b_0000;
-    let permissions = KEY_POS_ALL | KEY_USR_VIEW_READ_SEARCH;
+    const KEY_USR_VIEW_READ_SEARCH_LINK: u32 = 0x001b_0000;
+    let permissions = KEY_POS_ALL | KEY_USR_VIEW_READ_SEARCH_LINK;
     // SAFETY: integers.
     unit(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, keyring, permissions) })
 }
@@ -243,18 +243,20 @@ pub fn set_resource_limit(pid: Pid, resource: u32, (soft, hard): (u64, u64)) -> 
     unit(unsafe { libc::syscall(libc::SYS_prlimit64, pid.as_raw(), resource, &raw const new, old) })
 }
 
-/// Ignores or defaults every signal's handler, so that the program starts as the spec expects: a caller's
-/// ignored signals would otherwise stay ignored across execve(2).
+/// Gives every signal its default action and blocks none, so that the program starts as the spec expects: what a
+/// caller ignores or blocks would otherwise stay so across execve(2).
 pub fn reset_signals() {
-    // SAFETY: SIG_DFL for every number; those the kernel refuses (KILL, STOP) stay as they are. An empty mask.
-    unsafe {
-        for signal in 1..=64 {
-            libc::signal(signal, libc::SIG_DFL);
-        }
-        let mut empty: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut empty);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const empty, std::ptr::null_mut());
+    // The kernel's own `struct sigaction` of `SIG_DFL` is all zeros. The C library would leave out the real-time
+    // signals that it keeps for itself.
+    let (default, none) = ([0_u64; 4], 0_u64);
+    let nothing = std::ptr::null_mut::<libc::c_void>();
+    for signal in 1..=64 {
+        // SAFETY: the action and the size of its mask are the kernel's; KILL and STOP are refused and stay as they are.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), nothing, size_of::<u64>()) };
     }
+    let (how, empty) = (libc::SIG_SETMASK, std::ptr::from_ref(&none));
+    // SAFETY: an empty mask of the size that the kernel has it in.
+    unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, empty, nothing, size_of::<u64>()) };
 }
 
 /// execveat(2) of the file `program` itself. Returns only on failure.

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::harness::{Bundle, Host, is_alive, wait_until};
+use crate::harness::{Bundle, Host, Running, is_alive, wait_until};
 
 /// A container that notes the signals it gets in a file of the returned path.
 fn listening<'a>(host: &'a Host, bundle: &mut Bundle<'a>) -> std::path::PathBuf {
@@ -110,6 +110,12 @@ fn what_lives_on_without_a_pid_namespace_ends_with_the_delete() {
     assert!(!all.iter().any(|pid| is_alive(*pid)));
 }
 
+/// A process that began later than anything before: start times count hundredths of a second.
+fn later_process(host: &Host) -> Running {
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    host.command(["/bin/sleep", "100"]).spawn()
+}
+
 /// Makes the state name another process as init.
 fn forge(bundle: &Bundle, pid: i32) {
     let path = bundle.state_path("state.json");
@@ -124,7 +130,7 @@ fn another_process_with_inits_id_gets_no_signal() {
     let bundle = host.bundle();
     bundle.up();
     host.reap_container(&bundle);
-    let other = host.command(["/bin/sleep", "100"]).spawn();
+    let other = later_process(&host);
     forge(&bundle, other.pid());
     assert_eq!(bundle.status(), "stopped");
     assert_eq!(bundle.state()["pid"], 0);
@@ -140,7 +146,7 @@ fn another_process_with_inits_id_survives_a_delete_by_force() {
     let host = Host::new();
     let mut bundle = host.bundle();
     bundle.args(&["/bin/sleep", "100"]).up();
-    let (pid, other) = (bundle.pid(), host.command(["/bin/sleep", "100"]).spawn());
+    let (pid, other) = (bundle.pid(), later_process(&host));
     forge(&bundle, other.pid());
     bundle.delete_by_force();
     assert!(is_alive(other.pid()));

@@ -3,7 +3,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod harness;
+mod support;
 
+mod bad_input;
+mod cli;
 mod kill;
 mod lifecycle;
+mod log;
 mod run;
+
+mod identity;
+mod process;
+mod namespaces;
+mod user_namespaces;

@@ -93,9 +93,13 @@ fn orphans_leave_no_zombies() {
     let host = Host::new();
     let mut bundle = host.bundle();
     // Without a pid namespace the orphans become children of `run`; it has to reap them while it waits.
-    bundle.share("pid").script("for i in 1 2 3; do sh -c 'sleep 0.01 & exit 0'; done; sleep 0.1; ps -o stat | grep -c Z");
-    let output = bundle.run();
-    assert_eq!(output.stdout.trim(), "0", "{output:?}");
+    bundle.share("pid").script("for i in 1 2 3; do sh -c 'sleep 0.01 & exit 0'; done; echo made; sleep 100");
+    let running = bundle.making("run", &[]).spawn();
+    wait_until("the orphans are made", || running.stdout().contains("made"));
+    let children = || fs::read_to_string(format!("/proc/{0}/task/{0}/children", running.pid())).unwrap();
+    wait_until("init is the only child", || children().split_whitespace().count() == 1);
+    bundle.kill("KILL").ok();
+    assert_eq!(running.wait().code, 128 + 9);
 }
 
 #[test]

@@ -86,6 +86,12 @@ impl Call {
         self
     }
 
+    /// More arguments at the end.
+    pub fn with(mut self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.words.extend(words.into_iter().map(|word| word.as_ref().to_owned()));
+        self
+    }
+
     /// Calls and waits for the end: 30 s at most.
     #[track_caller]
     pub fn run(&self) -> Output {
