@@ -16,3 +16,6 @@ mod identity;
 mod process;
 mod namespaces;
 mod user_namespaces;
+mod idmap;
+mod mount_options;
+mod mounts;

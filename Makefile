@@ -1,0 +1,52 @@
+# kelson: `make demo` shows it, `make test` proves it, `make install` installs it. All as root, on Linux.
+
+ARCH    := $(shell uname -m)
+TARGET  := $(ARCH)-unknown-linux-musl
+OUT     := target/$(TARGET)/release
+PREFIX  ?= /usr/local
+export KELSON_COMMIT := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+CARGO   := cargo
+
+.PHONY: all build demo test test-unit test-suite lint conformance engines bench install clean
+
+all: build
+
+build: .toolchain
+	$(CARGO) build --release --target $(TARGET)
+
+# The static C library that Rust brings along for this processor.
+.toolchain:
+	@rustup target list --installed 2>/dev/null | grep -qx $(TARGET) || rustup target add $(TARGET)
+
+demo: build
+	bundles/rootfs bundles/demo $(OUT)
+	$(OUT)/kelson run --bundle bundles/demo kelson-demo
+
+lint: .toolchain
+	$(CARGO) fmt --check
+	$(CARGO) clippy --workspace --all-targets --target $(TARGET) -- -D warnings
+
+test: test-unit test-suite
+
+test-unit: .toolchain
+	$(CARGO) test --workspace --lib --bins --test layers --target $(TARGET)
+
+# Against the real kernel, under each cgroup layout that this host can show.
+test-suite: .toolchain
+	tests/run
+
+conformance: build
+	conformance/oci-suite kelson=$(abspath $(OUT))/kelson
+
+engines: build
+	conformance/engines $(abspath $(OUT))/kelson
+
+bench: build
+	python3 benches/run.py kelson=$(abspath $(OUT))/kelson
+
+install: build
+	install -D -m 0755 $(OUT)/kelson $(DESTDIR)$(PREFIX)/sbin/kelson
+
+clean:
+	$(CARGO) clean
+	rm -rf bundles/*/rootfs
