@@ -12,7 +12,7 @@ use nix::sys::socket::{
 use crate::error::{Context, Error, Result};
 
 /// The longest message: an error with long paths.
-const MAX_LENGTH: usize = 16 * 1024;
+const MAX_LENGTH: usize = 8 * 1024;
 
 /// What one side tells the other.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,6 @@ use super::{Global, Verb};
 use crate::create::{Request, create};
 use crate::error::{Error, Result};
 use crate::plan::Settings;
-use crate::seal;
 use crate::state::Store;
 use crate::sys::process::{close_on_exec_from, set_close_on_exec};
 
@@ -52,9 +51,8 @@ pub struct Making {
 }
 
 impl Making {
-    /// Seals the runtime and guards its descriptors: first of all, while every open one is the caller's.
+    /// Guards the descriptors: while every open one is the caller's.
     pub fn prepare(&self) -> Result<()> {
-        seal::ensure()?;
         guard_descriptors(self.preserved()?)
     }
 

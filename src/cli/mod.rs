@@ -21,6 +21,7 @@ use clap::{Args, Parser};
 use crate::cgroup::Manager;
 use crate::error::{Error, Result};
 use crate::log;
+use crate::seal;
 use crate::state::Store;
 
 /// What every verb takes, before or after its name.
@@ -83,7 +84,10 @@ const UNKNOWN_VERB: i32 = 3;
 pub fn main(arguments: impl Iterator<Item = OsString>) -> i32 {
     let line = arguments::Line::read(arguments.skip(1));
     let Some(verb) = line.verb.clone() else { return help::without_verb(&line) };
-    let run = match verb.to_str().unwrap_or_default() {
+    let name = verb.to_str().unwrap_or_default();
+    // First of all: what is read before it would be read again.
+    let sealed = if matches!(name, "create" | "run") { seal::ensure() } else { Ok(()) };
+    let run = match name {
         "create" => execute::<create::Create>,
         "delete" => execute::<delete::Delete>,
         "features" => execute::<features::Features>,
@@ -99,15 +103,15 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> i32 {
             return UNKNOWN_VERB;
         }
     };
-    run(&line)
+    run(&line, sealed)
 }
 
-fn execute<V: Verb>(line: &arguments::Line) -> i32 {
+fn execute<V: Verb>(line: &arguments::Line, sealed: Result<()>) -> i32 {
     let verb = match V::try_parse_from(line.for_parser()) {
         Ok(verb) => verb,
         Err(error) => return help::usage::<V>(&error),
     };
-    let prepared = verb.prepare();
+    let prepared = sealed.and_then(|()| verb.prepare());
     let opened = verb.global().open_log();
     let result = prepared.and(opened).and_then(|()| verb.run(&Store::new(verb.global().state_root())?));
     match result {

@@ -32,7 +32,8 @@ pub fn open_all(mounts: &[MountPlan], outside: bool) -> Result<Sources> {
     for mount in mounts {
         let map = mount.id_map.as_ref().map(|map| shared_namespace(&mut known, map)).transpose();
         let map = map.map_err(|error| error.pointer(pointer(mount)))?;
-        let tree = if outside { clone_source(mount, map.as_ref()) } else { Ok(None) };
+        let here = outside || !matches!(mount.kind, Kind::Bind { .. });
+        let tree = if here { clone_source(mount, map.as_ref()) } else { Ok(None) };
         sources.trees.push(tree.map_err(|error| error.pointer(pointer(mount)))?);
         sources.maps.push(map);
     }

@@ -105,7 +105,7 @@ fn values_that_are_invalid_are_named_by_their_place() {
         ("/process/args/0", json!("a\0b")),
         ("/process/env/0", json!("A=\0")),
         ("/process/rlimits/0/type", json!("RLIMIT_MOON")),
-        ("/process/user/umask", json!(0o1000_u32)),
+        ("/process/user/umask", json!(0o10000_u32)),
         ("/root", Value::Null),
         ("/root/path", json!("")),
         ("/root/path", json!("nowhere")),

@@ -51,6 +51,11 @@ fn add(bundle: &mut Bundle<'_>, source: &Source, options: &[&str], maps: Option<
     bundle.config["mounts"].as_array_mut().unwrap().push(entry);
 }
 
+/// The root of the container's user namespace could not make it in a rootfs that is not its own.
+fn make_mount_point(bundle: &Bundle<'_>) {
+    fs::create_dir(bundle.rootfs.join("data")).unwrap();
+}
+
 /// The owners of the file and of that in the mount below, as the container sees them.
 fn owners(bundle: &mut Bundle<'_>) -> (u64, u64) {
     bundle.args(&["/bin/probe", "stat", "/data/file", "/data/sub/file"]);
@@ -81,11 +86,13 @@ fn the_containers_user_namespace_is_used_where_a_mount_has_no_mappings() {
     for (options, expected) in [(vec!["rbind", "idmap"], (1, 65534)), (vec!["rbind", "ridmap"], (1, 1))] {
         let mut bundle = host.bundle();
         user_namespace(&mut bundle, 100_000);
+        make_mount_point(&bundle);
         add(&mut bundle, &source, &options, None);
         assert_eq!(owners(&mut bundle), expected, "{options:?}");
     }
     let mut bundle = host.bundle();
     user_namespace(&mut bundle, 100_000);
+    make_mount_point(&bundle);
     add(&mut bundle, &source, &["rbind"], Some((map(1, 100_005, 1), map(1, 100_005, 1))));
     assert_eq!(owners(&mut bundle), (5, 65534));
 }
@@ -96,6 +103,7 @@ fn what_is_written_belongs_to_the_mapped_user_on_the_host() {
     let source = Source::new(&host);
     let mut bundle = host.bundle();
     user_namespace(&mut bundle, 100_000);
+    make_mount_point(&bundle);
     add(&mut bundle, &source, &["rbind", "idmap"], None);
     bundle.script("touch /data/new").run().ok();
     assert_eq!(fs::metadata(source.0.join("new")).unwrap().uid(), 0);
@@ -124,6 +132,7 @@ fn new_file_systems_are_idmapped_too() {
 
     let mut bundle = host.bundle();
     user_namespace(&mut bundle, 100_000);
+    make_mount_point(&bundle);
     bundle.mount("/data", "tmpfs", "tmpfs", &["idmap", "mode=755"]);
     assert_eq!(bundle.script("touch /data/x; stat -c %u /data/x").run().ok().stdout, "0\n");
 }

@@ -5,17 +5,21 @@
 mod harness;
 mod support;
 
+mod attacks;
 mod bad_input;
+mod cgroups;
 mod cli;
+mod descriptors;
+mod hooks;
+mod identity;
+mod idmap;
 mod kill;
 mod lifecycle;
+mod limits;
 mod log;
-mod run;
-
-mod identity;
-mod process;
-mod namespaces;
-mod user_namespaces;
-mod idmap;
 mod mount_options;
 mod mounts;
+mod namespaces;
+mod process;
+mod run;
+mod user_namespaces;

@@ -160,7 +160,7 @@ fn impossible_mounts_are_refused_with_their_place_in_the_list() {
         ("/x", "none", "x", vec![], "needs a type"),
         ("/x", "bind", "/nowhere", vec!["bind"], "cannot open the source of a bind mount: /nowhere: ENOENT"),
         ("/x", "bind", source.to_str().unwrap(), vec!["bind", "sync"], "`sync` belongs to a file system"),
-        ("/etc/passwd", "tmpfs", "tmpfs", vec![], "ENOTDIR"),
+        ("/etc/passwd", "tmpfs", "tmpfs", vec![], "cannot attach a mount: /etc/passwd"),
         ("/etc/passwd/x", "tmpfs", "tmpfs", vec![], "ENOTDIR"),
         ("/x", "overlay", "overlay", vec!["lowerdir=/nowhere"], "overlay"),
     ] {

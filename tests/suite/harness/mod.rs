@@ -20,6 +20,7 @@ pub use bundle::Bundle;
 #[allow(unused_imports)]
 pub use call::{Call, Output, Running};
 pub use host::Host;
+pub use snapshot::hierarchies;
 
 /// How the host's cgroups look (tests/run makes all that the machine can show).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,310 @@
+//! Limits: written before the process exists, to the right files, or refused.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Bundle, Host, View, skip};
+
+/// A file of the container's cgroup.
+#[track_caller]
+fn read(bundle: &Bundle, controller: &str, file: &str) -> String {
+    let path = bundle.cgroup(controller).join(file);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).trim().to_owned()
+}
+
+/// Whether limits of `controller` can be set here; if not, says so.
+fn has(controller: &str) -> bool {
+    let v2 = || fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    let found = match View::current() {
+        View::V2 => v2().split_whitespace().any(|name| name == controller),
+        _ => std::path::Path::new("/sys/fs/cgroup").join(controller).join("cgroup.procs").exists(),
+    };
+    if !found {
+        skip(&format!("this view of the cgroups has no controller `{controller}`"));
+    }
+    found
+}
+
+/// Creates a container with `resources` beside the default devices, compares files of its cgroup with what they
+/// should hold, and deletes it: (controller, v1's file, value, v2's file, value).
+#[track_caller]
+fn written(resources: &Value, files: &[(&str, &str, &str, &str, &str)]) {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    for (name, value) in resources.as_object().unwrap() {
+        bundle.config["linux"]["resources"][name] = value.clone();
+    }
+    bundle.create().ok();
+    for (controller, v1, value, v2, unified_value) in files {
+        let (file, value) = if View::current().is_v2() { (v2, unified_value) } else { (v1, value) };
+        assert_eq!(read(&bundle, controller, file), *value, "{file}");
+    }
+    bundle.start().ok();
+    bundle.delete_by_force();
+}
+
+#[test]
+fn memory_is_limited() {
+    if has("memory") {
+        written(
+            &json!({"memory": {"limit": 67_108_864, "reservation": 33_554_432}}),
+            &[
+                ("memory", "memory.limit_in_bytes", "67108864", "memory.max", "67108864"),
+                ("memory", "memory.soft_limit_in_bytes", "33554432", "memory.low", "33554432"),
+            ],
+        );
+    }
+}
+
+#[test]
+fn swap_is_limited() {
+    if has("memory") {
+        let file = "/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes";
+        if !View::current().is_v2() && !std::path::Path::new(file).exists() {
+            return skip("the kernel does not account swap");
+        }
+        written(
+            &json!({"memory": {"limit": 67_108_864, "swap": 134_217_728}}),
+            &[("memory", "memory.memsw.limit_in_bytes", "134217728", "memory.swap.max", "67108864")],
+        );
+    }
+}
+
+#[test]
+fn processor_time_is_limited() {
+    if has("cpu") {
+        written(
+            &json!({"cpu": {"shares": 512, "quota": 20_000, "period": 50_000}}),
+            &[
+                ("cpu", "cpu.shares", "512", "cpu.weight", "59"),
+                ("cpu", "cpu.cfs_quota_us", "20000", "cpu.max", "20000 50000"),
+                ("cpu", "cpu.cfs_period_us", "50000", "cpu.max", "20000 50000"),
+            ],
+        );
+    }
+}
+
+#[test]
+fn processor_bursts_and_idleness_are_set() {
+    if has("cpu") {
+        written(
+            &json!({"cpu": {"quota": 20_000, "burst": 10_000}}),
+            &[("cpu", "cpu.cfs_burst_us", "10000", "cpu.max.burst", "10000")],
+        );
+        written(&json!({"cpu": {"idle": 1}}), &[("cpu", "cpu.idle", "1", "cpu.idle", "1")]);
+    }
+}
+
+#[test]
+fn processes_are_limited() {
+    if has("pids") {
+        written(&json!({"pids": {"limit": 12}}), &[("pids", "pids.max", "12", "pids.max", "12")]);
+        written(&json!({"pids": {"limit": -1}}), &[("pids", "pids.max", "max", "pids.max", "max")]);
+    }
+}
+
+#[test]
+fn processors_are_chosen() {
+    if has("cpuset") {
+        written(
+            &json!({"cpu": {"cpus": "0", "mems": "0"}}),
+            &[
+                ("cpuset", "cpuset.cpus", "0", "cpuset.cpus", "0"),
+                ("cpuset", "cpuset.mems", "0", "cpuset.mems", "0"),
+            ],
+        );
+    }
+}
+
+#[test]
+fn huge_pages_are_limited() {
+    if has("hugetlb") {
+        written(
+            &json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 4_194_304}]}),
+            &[
+                ("hugetlb", "hugetlb.2MB.limit_in_bytes", "4194304", "hugetlb.2MB.max", "4194304"),
+                ("hugetlb", "hugetlb.2MB.rsvd.limit_in_bytes", "4194304", "hugetlb.2MB.rsvd.max", "4194304"),
+            ],
+        );
+    }
+}
+
+#[test]
+fn a_program_that_takes_too_much_memory_is_killed() {
+    if !has("memory") {
+        return;
+    }
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.args(&["/bin/probe", "memory", "8"]);
+    bundle.config["linux"]["resources"]["memory"] = json!({"limit": 33_554_432, "swap": 33_554_432});
+    assert_eq!(bundle.run().ok().stdout, "ok\n");
+    bundle.args(&["/bin/probe", "memory", "64"]);
+    assert_eq!(bundle.run().code, 128 + 9);
+}
+
+#[test]
+fn a_program_cannot_have_more_processes_than_allowed() {
+    if !has("pids") {
+        return;
+    }
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.args(&["/bin/probe", "fork", "20"]);
+    bundle.config["linux"]["resources"]["pids"] = json!({"limit": 8});
+    assert_eq!(bundle.run().ok().stdout, "7\n");
+}
+
+#[test]
+fn a_program_runs_on_its_processors() {
+    if !has("cpuset") {
+        return;
+    }
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.config["linux"]["resources"]["cpu"] = json!({"cpus": "1"});
+    assert_eq!(bundle.probe(&["affinity"])["affinity"], json!([1]));
+}
+
+#[test]
+fn a_limit_that_cannot_be_set_is_an_error() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    let good = bundle.config.clone();
+    let v1 = [
+        ("pids", json!({"limit": 10}), "pids"),
+        ("cpu", json!({"cpus": "4096"}), "cpuset.cpus"),
+        ("cpu", json!({"mems": "1000"}), "cpuset.mems"),
+        ("cpu", json!({"shares": 100, "quota": 5}), "cpu.cfs_quota_us"),
+        ("hugepageLimits", json!([{"pageSize": "3MB", "limit": 1}]), "hugepageLimits/0"),
+        ("unified", json!({"memory.high": "1000000"}), "cgroup v2"),
+        ("blockIO", json!({"weight": 10}), "blockIO"),
+        ("rdma", json!({"mlx5_1": {"hcaHandles": 3}}), "rdma"),
+        ("network", json!({"classID": 5}), "network"),
+    ];
+    let v2 = [
+        ("memory", json!({"limit": 1_000_000}), "memory"),
+        ("memory", json!({"swappiness": 10}), "cgroup v2 has nothing for memory/swappiness"),
+        ("memory", json!({"swap": 1_000_000}), "needs a limit on memory"),
+        ("cpu", json!({"realtimeRuntime": 10}), "cgroup v2 has nothing for cpu/realtimeRuntime"),
+        ("pids", json!({"limit": 10}), "pids"),
+        ("hugepageLimits", json!([{"pageSize": "3MB", "limit": 1}]), "hugetlb.3MB"),
+        ("unified", json!({"moon.max": "1"}), "moon"),
+        ("unified", json!({"../cgroup.kill": "1"}), "no file of a cgroup"),
+        ("unified", json!({"cgroup.procs/x": "1"}), "no file of a cgroup"),
+        ("blockIO", json!({"weight": 10}), "blockIO"),
+    ];
+    let is_v2 = View::current().is_v2();
+    for (name, value, text) in if is_v2 { v2.to_vec() } else { v1[1..].to_vec() } {
+        let controller = if is_v2 { name } else { "" };
+        if matches!(controller, "memory" | "pids") && has_silently(controller) {
+            continue;
+        }
+        bundle.config = good.clone();
+        bundle.config["linux"]["resources"][name] = value;
+        let output = bundle.run().fails_with(text);
+        assert!(output.stderr.contains(&format!("/linux/resources/{name}")), "{output:?}");
+        assert!(!host.root.join(&bundle.id).exists());
+        assert!(!bundle.cgroup("pids").exists(), "{name}");
+    }
+}
+
+fn has_silently(controller: &str) -> bool {
+    let text = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    text.split_whitespace().any(|name| name == controller)
+}
+
+#[test]
+fn unified_files_are_written_as_they_are() {
+    if !View::current().is_v2() {
+        return skip("only cgroup v2 has unified files");
+    }
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.config["linux"]["resources"]["unified"] = json!({"cgroup.max.depth": "7", "cgroup.max.descendants": "3"});
+    bundle.create().ok();
+    assert_eq!(read(&bundle, "", "cgroup.max.depth"), "7");
+    assert_eq!(read(&bundle, "", "cgroup.max.descendants"), "3");
+    bundle.delete_by_force();
+}
+
+#[test]
+fn a_full_cgroup_refuses_the_container_and_nothing_is_left() {
+    if !has("pids") {
+        return;
+    }
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.config["linux"]["resources"]["pids"] = json!({"limit": 0});
+    let output = bundle.run();
+    // A limit of 0 keeps nobody from joining, only from forking; either way nothing hangs and nothing is left.
+    assert!(output.code == 0 || output.code == 1, "{output:?}");
+}
+
+/// Whether a device's node can be opened for writing in the container: "ok" or an error's name.
+fn open_device(bundle: &mut Bundle, kind: &str, major: u32, minor: u32) -> String {
+    let script = format!("/bin/probe mknod /dev/node {kind} {major} {minor} && /bin/probe open-write /dev/node");
+    for set in ["bounding", "effective", "permitted"] {
+        let list = bundle.config["process"]["capabilities"][set].as_array_mut().unwrap();
+        if !list.contains(&json!("CAP_MKNOD")) {
+            list.push(json!("CAP_MKNOD"));
+        }
+    }
+    let output = bundle.script(&script).run().ok();
+    assert!(output.stdout.starts_with("ok\n"), "nodes can be made: {output:?}");
+    output.stdout.lines().nth(1).unwrap_or_default().to_owned()
+}
+
+#[test]
+fn devices_are_denied_unless_allowed() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    for minor in [3, 5, 7, 8, 9] {
+        assert_eq!(open_device(&mut bundle, "c", 1, minor), "ok", "1:{minor}");
+    }
+    for (kind, major, minor) in [("c", 10, 200), ("b", 8, 0), ("b", 7, 0), ("c", 1, 1), ("c", 4, 0)] {
+        assert_eq!(open_device(&mut bundle, kind, major, minor), "EPERM", "{kind} {major}:{minor}");
+    }
+    let rule = json!({"allow": true, "type": "c", "major": 10, "minor": 200, "access": "rwm"});
+    bundle.config["linux"]["resources"]["devices"].as_array_mut().unwrap().push(rule);
+    assert_ne!(open_device(&mut bundle, "c", 10, 200), "EPERM");
+    assert_eq!(open_device(&mut bundle, "c", 10, 201), "EPERM");
+    let rule = json!({"allow": true, "type": "b", "major": 8, "access": "r"});
+    bundle.config["linux"]["resources"]["devices"].as_array_mut().unwrap().push(rule);
+    assert_eq!(open_device(&mut bundle, "b", 8, 0), "EPERM", "reading is allowed, writing is not");
+}
+
+#[test]
+fn a_later_rule_takes_a_device_away_again() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.config["linux"]["resources"]["devices"] = json!([
+        {"allow": true, "access": "rwm"},
+        {"allow": false, "type": "c", "major": 10, "minor": 200, "access": "rwm"},
+    ]);
+    assert_eq!(open_device(&mut bundle, "c", 10, 200), "EPERM");
+    assert_ne!(open_device(&mut bundle, "c", 10, 237), "EPERM");
+}
+
+#[test]
+fn devices_that_are_listed_are_made_but_still_have_to_be_allowed() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.config["linux"]["devices"] = json!([
+        {"path": "/dev/loop-like", "type": "b", "major": 7, "minor": 0, "fileMode": 0o660},
+        {"path": "/dev/again-full", "type": "c", "major": 1, "minor": 7, "fileMode": 0o666},
+    ]);
+    let script = "/bin/probe open-write /dev/loop-like; /bin/probe open-write /dev/again-full";
+    assert_eq!(bundle.script(script).run().ok().stdout, "EPERM\nok\n");
+}
+
+#[test]
+fn the_unknown_device_rule_is_named() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    for rule in [json!({"allow": true, "type": "p"}), json!({"allow": true, "major": 4_294_967_296_u64})] {
+        bundle.config["linux"]["resources"]["devices"] = json!([{"allow": false, "access": "rwm"}, rule]);
+        bundle.run().fails_with("/linux/resources/devices/1");
+    }
+}
