@@ -269,7 +269,7 @@ fn wait_until_ready(plan: &Plan, pid: Pid, state: &State, wire: &Wire) -> Result
                 // What the validation suite and crun have in this deprecated hook.
                 hook::run_all("prestart", &plan.hooks.prestart, &state.to_oci(Status::Created))?;
                 hook::run_all("createRuntime", &plan.hooks.create_runtime, &oci_state)?;
-                wire.send(&Message::HooksRan(oci_state, state.to_oci(Status::Created)))?;
+                wire.send(&Message::HooksRan(pid.as_raw()))?;
             }
             Some(Message::Failed(error)) => return Err(reaped(pid, error)),
             _ => return Err(died(pid)),

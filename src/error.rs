@@ -81,6 +81,11 @@ impl Error {
         self.0.errno
     }
 
+    /// Whether it is an error of this step.
+    pub fn is_of_step(&self, step: &str) -> bool {
+        self.0.step == step
+    }
+
     /// The parts by name, for the JSON log; empty ones are left out.
     pub fn details(&self) -> Vec<(&'static str, String)> {
         let parts = &self.0;

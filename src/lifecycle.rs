@@ -30,7 +30,13 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
         return Err(Error::new("the container has no process to start").pointer("/process"));
     }
     let wire = connect_to_init(&container)?;
-    go(&wire)?;
+    go(&wire).or_else(|error| {
+        // "If any startContainer hook fails, the runtime MUST generate an error, stop the container, and continue".
+        if error.is_of_step("startContainer") {
+            destroy(&container, &state)?;
+        }
+        Err(error)
+    })?;
     let _ = std::fs::remove_file(container.path.join(START_SOCKET));
     after_start(&container, &state)
 }

@@ -76,8 +76,11 @@ pub fn plan(spec: &Spec, id: &str, bundle: &Path, settings: &Settings) -> Result
     let host_dev =
         |mount: &MountPlan| mount.destination == Path::new("/dev") && matches!(mount.kind, Kind::Bind { .. });
     let devices = device::plan(&linux.devices)?;
+    let hooks = hook::plan(spec.hooks.as_ref())?;
+    let mut rootfs = plan_rootfs(spec, bundle, settings, apart(libc::CLONE_NEWNS))?;
+    rootfs.is_seen_by_hooks = namespaces.has_new(libc::CLONE_NEWNS as u64) && hooks.are_needed_by_init();
     Ok(Plan {
-        rootfs: plan_rootfs(spec, bundle, settings, apart(libc::CLONE_NEWNS))?,
+        rootfs,
         devices: (!mounts.iter().any(host_dev)).then_some(devices),
         mounts,
         hostname: spec.hostname.clone(),
@@ -85,7 +88,7 @@ pub fn plan(spec: &Spec, id: &str, bundle: &Path, settings: &Settings) -> Result
         sysctls: sysctl::plan(&linux.sysctl, own)?,
         cgroup_view: cgroup_view(&cgroup, has(libc::CLONE_NEWCGROUP)),
         cgroup,
-        hooks: hook::plan(spec.hooks.as_ref())?,
+        hooks,
         net_devices: netdev::plan(linux.net_devices.as_ref(), has(libc::CLONE_NEWNET))?,
         rdt: rdt::plan(linux.intel_rdt.as_ref(), id)?,
         personality: personality(spec)?,
@@ -185,6 +188,7 @@ fn plan_rootfs(spec: &Spec, bundle: &Path, settings: &Settings, own_mounts: bool
         masked: absolute("maskedPaths", &spec.linux.masked_paths)?,
         readonly_paths: absolute("readonlyPaths", &spec.linux.readonly_paths)?,
         own_mounts,
+        is_seen_by_hooks: false,
         no_pivot: settings.no_pivot,
     })
 }

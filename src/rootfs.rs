@@ -28,6 +28,8 @@ pub struct RootfsPlan {
     pub readonly_paths: Vec<PathBuf>,
     /// Whether the container has a mount namespace that is not the runtime's.
     pub own_mounts: bool,
+    /// Whether hooks look for the rootfs, with what is mounted in it, at its own path.
+    pub is_seen_by_hooks: bool,
     /// `--no-pivot`: for a host whose own root is a ramdisk, which cannot be pivoted away.
     pub no_pivot: bool,
 }
@@ -93,9 +95,11 @@ impl RootfsPlan {
     }
 
     /// Where the rootfs is attached: on the root itself in a mount namespace of the container's own, so that it
-    /// needs no path; on its own path where the mounts are the runtime's.
+    /// needs no path; on its own path where the mounts are the runtime's, or hooks look for it. (As long as the host's
+    /// mounts there are not peers of those on the host, which would get it too.)
     fn place(&self) -> &Path {
-        if self.own_mounts { Path::new("/") } else { &self.path }
+        let at_own_path = !self.own_mounts || self.is_seen_by_hooks && !self.is_shared();
+        if at_own_path { &self.path } else { Path::new("/") }
     }
 }
 

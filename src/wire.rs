@@ -25,8 +25,8 @@ pub enum Message {
     Init(i32),
     /// To the runtime: everything is mounted; run the hooks that belong to the runtime's namespaces.
     RunHooks,
-    /// To init: they have run; and the container's state for its own hooks, while creating and once created.
-    HooksRan(Vec<u8>, Vec<u8>),
+    /// To init: they have run; and the process id that it has on the host, for the state that its own hooks get.
+    HooksRan(i32),
     /// To the runtime: everything but the program's start is done.
     Ready,
     /// To the runtime: something that does not stop the start, for the log.
@@ -42,7 +42,7 @@ impl Message {
             Self::MapIds => b"m".to_vec(),
             Self::Init(pid) => [b"i", pid.to_string().as_bytes()].concat(),
             Self::RunHooks => b"h".to_vec(),
-            Self::HooksRan(creating, created) => [b"s", creating.as_slice(), b"\0", created].concat(),
+            Self::HooksRan(pid) => [b"s", pid.to_string().as_bytes()].concat(),
             Self::Ready => b"r".to_vec(),
             Self::Warning(text) => [b"w", text.as_bytes()].concat(),
             Self::Failed(error) => {
@@ -60,10 +60,7 @@ impl Message {
             b'm' => Some(Self::MapIds),
             b'i' => std::str::from_utf8(rest).ok()?.parse().ok().map(Self::Init),
             b'h' => Some(Self::RunHooks),
-            b's' => {
-                let end = rest.iter().position(|byte| *byte == 0)?;
-                Some(Self::HooksRan(rest[..end].to_vec(), rest[end + 1..].to_vec()))
-            }
+            b's' => std::str::from_utf8(rest).ok()?.parse().ok().map(Self::HooksRan),
             b'r' => Some(Self::Ready),
             b'w' => Some(Self::Warning(String::from_utf8_lossy(rest).into_owned())),
             b'f' => Some(Self::Failed(Error::from_bytes(rest))),
@@ -161,7 +158,7 @@ mod tests {
             Message::MapIds,
             Message::Init(42),
             Message::RunHooks,
-            Message::HooksRan(b"a".into(), b"b".into()),
+            Message::HooksRan(43),
             Message::Ready,
             Message::Warning("w".into()),
             Message::Failed(failure),

@@ -8,6 +8,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkdir;
 
 use super::layout::{Hierarchy, Layout};
+use super::remove::processes_below;
 use crate::error::{Context, Error, Result};
 
 /// How often a directory is made again when somebody removes its parent meanwhile.
@@ -97,10 +98,10 @@ fn inherit_cpuset(place: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a cgroup that exists already with processes, or frozen.
+/// Refuses a cgroup that exists already with processes in it or below it, or frozen.
 pub fn check_unused(path: &Path) -> Result<()> {
     let read = |file: &str| fs::read_to_string(path.join(file)).unwrap_or_default();
-    if !read("cgroup.procs").trim().is_empty() {
+    if !processes_below(path).is_empty() {
         return Err(Error::new("container's cgroup is not empty").path(path).hint("another container may use it"));
     }
     if read("cgroup.freeze").trim() == "1" || matches!(read("freezer.state").trim(), "FROZEN" | "FREEZING") {

@@ -89,7 +89,7 @@ impl Making {
 
 /// Nothing that the caller left open reaches a hook or the container by accident; what is to be passed on has to
 /// be open now.
-fn guard_descriptors(preserve_fds: u32) -> Result<()> {
+pub fn guard_descriptors(preserve_fds: u32) -> Result<()> {
     for number in 3..3 + preserve_fds.min(65_536) {
         set_close_on_exec(number as i32, true).map_err(|errno| {
             Error::new(format!("--preserve-fds names the descriptor {number}, which is not open")).errno(errno)

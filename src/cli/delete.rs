@@ -2,6 +2,7 @@
 
 use clap::Parser;
 
+use super::create::guard_descriptors;
 use super::{Global, Verb};
 use crate::error::Result;
 use crate::lifecycle;
@@ -24,6 +25,10 @@ pub struct Delete {
 impl Verb for Delete {
     fn global(&self) -> &Global {
         &self.global
+    }
+
+    fn prepare(&self) -> Result<()> {
+        guard_descriptors(0)
     }
 
     fn run(&self, store: &Store) -> Result<i32> {

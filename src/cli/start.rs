@@ -2,6 +2,7 @@
 
 use clap::Parser;
 
+use super::create::guard_descriptors;
 use super::{Global, Verb};
 use crate::error::Result;
 use crate::lifecycle;
@@ -21,6 +22,10 @@ pub struct Start {
 impl Verb for Start {
     fn global(&self) -> &Global {
         &self.global
+    }
+
+    fn prepare(&self) -> Result<()> {
+        guard_descriptors(0)
     }
 
     fn run(&self, store: &Store) -> Result<i32> {
