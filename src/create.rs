@@ -116,7 +116,7 @@ fn make(container: &Container, state: &mut State, plan: &Plan, request: Request)
     let (ours, theirs) = Wire::pair()?;
     let pid_file = request.pid_file.clone();
     let pidfd_socket = request.pidfd_socket.as_deref().map(tty::connect).transpose()?;
-    let mut inherited = open_descriptors(container, plan, request, theirs)?;
+    let mut inherited = open_descriptors(container, plan, request, theirs, state)?;
     if let Some(root) = inherited.root.as_ref().filter(|_| !plan.rootfs.own_mounts) {
         state.root_mount = rootfs::mount_id(root);
         container.save(state)?;
@@ -150,7 +150,13 @@ fn make(container: &Container, state: &mut State, plan: &Plan, request: Request)
 }
 
 /// Everything of the host that init needs, opened while this process still sees the host.
-fn open_descriptors(container: &Container, plan: &Plan, request: Request, wire: Wire) -> Result<Inherited> {
+fn open_descriptors(
+    container: &Container,
+    plan: &Plan,
+    request: Request,
+    wire: Wire,
+    state: &State,
+) -> Result<Inherited> {
     let start = if request.at_once { Start::Wire } else { Start::Listener(listen(container)?) };
     let has_terminal = plan.process.as_ref().is_some_and(|process| process.terminal);
     let console = match request.console_socket.as_deref() {
@@ -168,6 +174,7 @@ fn open_descriptors(container: &Container, plan: &Plan, request: Request, wire: 
         cgroup_files: Vec::new(),
         lock: container.lock_descriptor(),
         preserve_fds: request.preserve_fds,
+        state: if plan.hooks.are_needed_by_init() { state.clone() } else { State::default() },
     })
 }
 

@@ -18,6 +18,7 @@ use crate::mount::source::Sources;
 use crate::plan::Plan;
 use crate::process::{ProcessPlan, program};
 use crate::safepath::{Leaf, Procfs, Root, read_small_file};
+use crate::state::{Init, State, Status};
 use crate::sys::mount::FsContext;
 use crate::sys::process::{self as sys, CLONE_NEWTIME, CLONE_PARENT, Forked};
 use crate::wire::{Message, Wire};
@@ -37,6 +38,8 @@ pub struct Inherited {
     /// Cgroups that init has to write itself into.
     pub cgroup_files: Vec<OwnedFd>,
     pub preserve_fds: u32,
+    /// For the hooks that init runs.
+    pub state: State,
     /// The lock of the container's directory.
     pub lock: Option<i32>,
 }
@@ -168,7 +171,10 @@ fn run_runtime_hooks(plan: &Plan, inherited: &mut Inherited) -> Result<(Vec<u8>,
     }
     inherited.wire.send(&Message::RunHooks)?;
     match inherited.wire.receive()? {
-        Some(Message::HooksRan(creating, created)) => Ok((creating, created)),
+        Some(Message::HooksRan(pid)) => {
+            inherited.state.init = Some(Init { pid, start_time: 0 });
+            Ok((inherited.state.to_oci(Status::Creating), inherited.state.to_oci(Status::Created)))
+        }
         _ => Err(Error::new("the runtime ended before its hooks had run")),
     }
 }

@@ -72,18 +72,26 @@ pub fn error(error: &Error) {
 fn write(level: &str, message: &str, details: &[(&'static str, String)]) {
     let time = rfc3339(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
     let log = LOG.get();
-    let mut line = match log.map_or(Format::Text, |log| log.format) {
+    let message = shorten(message);
+    let line = match log.map_or(Format::Text, |log| log.format) {
         Format::Text => format!("time=\"{time}\" level={level} msg={message:?}\n"),
-        Format::Json => json_line(level, message, &time, details),
+        Format::Json => json_line(level, &message, &time, details),
     };
-    // A line must not grow beyond what one write(2) takes whole.
-    if line.len() > 60_000 {
-        line = json_line(level, "a message that is too long", &time, &[]);
-    }
     let _ = match log.and_then(|log| log.file.as_ref()) {
         Some(mut file) => file.write_all(line.as_bytes()),
         None => std::io::stderr().write_all(line.as_bytes()),
     };
+}
+
+/// Takes the middle out of a text so long, by a path of config.json, that one write(2) might not take it whole.
+fn shorten(text: &str) -> Cow<'_, str> {
+    const HEAD: usize = 4000;
+    const TAIL: usize = 1000;
+    let length = text.chars().count();
+    if length <= HEAD + TAIL {
+        return text.into();
+    }
+    text.chars().take(HEAD).chain(" ... ".chars()).chain(text.chars().skip(length - TAIL)).collect()
 }
 
 /// `{level,msg,time}` as engines decode it; the keys beside them are ours and ignored there.

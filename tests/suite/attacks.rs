@@ -46,7 +46,7 @@ fn cve_2015_3627_nothing_is_mounted_over_what_procfs_is_trusted_for() {
 }
 
 #[test]
-fn cve_2018_18837_a_link_as_mount_point_stays_inside() {
+fn cve_2019_18837_a_link_as_mount_point_stays_inside() {
     let host = Host::new();
     let canary = Canary::new(&host);
     for link in ["../../canary", "../../../../../../../../../../../..", canary.path.to_str().unwrap()] {
@@ -54,10 +54,6 @@ fn cve_2018_18837_a_link_as_mount_point_stays_inside() {
         symlink(link, bundle.rootfs.join("link")).unwrap();
         bundle.mount("/link/sub", "tmpfs", "tmpfs", &[]).mount("/link/new/deep", "tmpfs", "tmpfs", &[]);
         bundle.config["linux"]["devices"] = json!([{ "path": "/link/device", "type": "c", "major": 1, "minor": 3 }]);
-        let output = bundle.run();
-        // Devices are made through no link at all.
-        fails_at(&output, "/linux/devices/0");
-        bundle.config["linux"]["devices"] = json!([]);
         bundle.run().ok();
         canary.is_untouched();
     }

@@ -281,7 +281,7 @@ fn a_later_rule_takes_a_device_away_again() {
     let mut bundle = host.bundle();
     bundle.config["linux"]["resources"]["devices"] = json!([
         {"allow": true, "access": "rwm"},
-        {"allow": false, "type": "c", "major": 10, "minor": 200, "access": "rwm"},
+        {"allow": false, "type": "c", "major": 10, "minor": 200, "access": "rw"},
     ]);
     assert_eq!(open_device(&mut bundle, "c", 10, 200), "EPERM");
     assert_ne!(open_device(&mut bundle, "c", 10, 237), "EPERM");

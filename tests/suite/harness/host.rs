@@ -123,7 +123,7 @@ impl Host {
     }
 
     /// Waits for the end of what just ends; what then still differs.
-    fn settle(&self) -> Vec<String> {
+    pub fn wait_for_no_differences(&self) -> Vec<String> {
         let began = Instant::now();
         loop {
             reap_all();
@@ -181,7 +181,7 @@ fn reap_all() {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        let differences = if std::thread::panicking() { Vec::new() } else { self.settle() };
+        let differences = if std::thread::panicking() { Vec::new() } else { self.wait_for_no_differences() };
         self.clean_up();
         let mounts = mounts_below(&self.temp);
         if mounts.is_empty() {

@@ -1,0 +1,205 @@
+//! A runtime that is killed at any moment leaves something that `delete --force` removes whole.
+
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::harness::{Bundle, Host, Output, skip};
+
+const STRACE: &str = "/usr/bin/strace";
+
+/// Deletes what there is by force; then the id and the cgroups have to be free again.
+#[track_caller]
+fn clean_up(host: &Host, bundle: &Bundle, what: &str) {
+    let output = bundle.delete(true);
+    assert_eq!((output.code, output.stderr.as_str()), (0, ""), "{what}");
+    let left = host.wait_for_no_differences();
+    assert!(left.is_empty(), "{what}: left behind:\n  {}", left.join("\n  "));
+}
+
+fn has_strace() -> bool {
+    let found = Path::new(STRACE).exists();
+    if !found {
+        skip("strace is not installed");
+    }
+    found
+}
+
+/// Runs `verb`, killed at the system call `call` when it is made the `count`th time; nothing if it was not.
+fn killed_at(bundle: &Bundle, verb: &str, call: &str, count: u32) -> Option<Output> {
+    let inject = format!("inject={call}:signal=KILL:when={count}");
+    let trace = format!("trace={call}");
+    let output = bundle.making(verb, &[]).before([STRACE, "-o", "/dev/null", "-e", &trace, "-e", &inject]).run();
+    (output.code == -9).then_some(output)
+}
+
+/// Kills `verb` at the first `most` times it makes each of `calls`.
+fn sweep(host: &Host, bundle: &Bundle, verb: &str, calls: &[&str], most: u32) {
+    for call in calls {
+        for count in 1..=most {
+            if killed_at(bundle, verb, call, count).is_none() {
+                bundle.delete_by_force();
+                break;
+            }
+            clean_up(host, bundle, &format!("{verb} was killed at {call} number {count}"));
+        }
+    }
+}
+
+#[test]
+fn a_create_killed_at_what_it_makes() {
+    if !has_strace() {
+        return;
+    }
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.args(&["/bin/sleep", "100"]);
+    sweep(&host, &bundle, "create", &["mkdir", "mkdirat", "clone3", "rename", "bind", "socketpair", "flock"], 3);
+}
+
+#[test]
+fn a_create_killed_while_it_talks_to_init() {
+    if !has_strace() {
+        return;
+    }
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.args(&["/bin/sleep", "100"]);
+    bundle.config["linux"]["cgroupsPath"] = json!(format!("/{}/a/b", bundle.id));
+    bundle.config["hooks"] = json!({"createRuntime": [{"path": "/bin/true"}]});
+    sweep(&host, &bundle, "create", &["recvfrom", "sendto", "wait4", "clone", "execve"], 3);
+}
+
+#[test]
+fn a_run_killed_at_what_it_makes() {
+    if !has_strace() {
+        return;
+    }
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.args(&["/bin/sleep", "0.01"]);
+    sweep(&host, &bundle, "run", &["clone3", "rename", "recvfrom", "sendto", "wait4", "rmdir", "unlinkat", "unlink"], 2);
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn a_create_killed_at_every_system_call() {
+    if !has_strace() {
+        return;
+    }
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.args(&["/bin/sleep", "100"]);
+    bundle.config["linux"]["cgroupsPath"] = json!(format!("/{}/a/b", bundle.id));
+    for count in 1.. {
+        if killed_at(&bundle, "create", "all", count).is_none() {
+            assert!(count > 50, "only {count} calls were made");
+            bundle.delete_by_force();
+            return;
+        }
+        clean_up(&host, &bundle, &format!("create was killed at its system call number {count}"));
+    }
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn a_run_in_a_user_namespace_killed_at_every_system_call() {
+    if !has_strace() {
+        return;
+    }
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.args(&["/bin/sleep", "0.01"]);
+    crate::support::user_namespace(&mut bundle, 100_000);
+    bundle.config["hooks"] = json!({"prestart": [{"path": "/bin/true"}], "createContainer": [{"path": "/bin/true"}]});
+    for count in 1.. {
+        if killed_at(&bundle, "run", "all", count).is_none() {
+            assert!(count > 50, "only {count} calls were made");
+            return;
+        }
+        clean_up(&host, &bundle, &format!("run was killed at its system call number {count}"));
+    }
+}
+
+#[test]
+fn a_delete_killed_on_its_way_can_be_repeated() {
+    if !has_strace() {
+        return;
+    }
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.args(&["/bin/sleep", "100"]);
+    bundle.config["linux"]["cgroupsPath"] = json!(format!("/{}/a", bundle.id));
+    for call in ["kill", "pidfd_send_signal", "rmdir", "unlinkat", "unlink", "wait4", "poll"] {
+        for count in 1..=3 {
+            bundle.up();
+            let (inject, trace) = (format!("inject={call}:signal=KILL:when={count}"), format!("trace={call}"));
+            let words = [STRACE, "-o", "/dev/null", "-e", &trace, "-e", &inject];
+            let output = host.call(["delete", "--force", &bundle.id]).before(words).run();
+            clean_up(&host, &bundle, &format!("delete was killed at {call} number {count}"));
+            if output.code == 0 {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_start_killed_on_its_way_leaves_a_container_to_delete() {
+    if !has_strace() {
+        return;
+    }
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.args(&["/bin/sleep", "100"]);
+    for call in ["connect", "sendto", "recvfrom", "unlink"] {
+        bundle.create().ok();
+        let (inject, trace) = (format!("inject={call}:signal=KILL"), format!("trace={call}"));
+        let words = [STRACE, "-o", "/dev/null", "-e", &trace, "-e", &inject];
+        let output = host.call(["start", &bundle.id]).before(words).run();
+        assert_eq!(output.code, -9, "{call}: {output:?}");
+        assert!(matches!(bundle.status().as_str(), "created" | "running" | "stopped"), "{call}");
+        clean_up(&host, &bundle, &format!("start was killed at {call}"));
+    }
+}
+
+/// A sequence of numbers that looks random and is the same each time.
+fn numbers(seed: u64) -> impl Iterator<Item = u64> {
+    let mut state = seed;
+    std::iter::repeat_with(move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state >> 33
+    })
+}
+
+#[test]
+fn runtimes_killed_at_any_moment() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.args(&["/bin/sleep", "0.005"]);
+    bundle.config["linux"]["cgroupsPath"] = json!(format!("/{}/a/b", bundle.id));
+    for (turn, number) in numbers(42).take(40).enumerate() {
+        let verb = if turn % 2 == 0 { "create" } else { "run" };
+        let time = Duration::from_micros(number % 15_000);
+        let call = bundle.making(verb, &[]).spawn();
+        std::thread::sleep(time);
+        call.signal(Signal::SIGKILL);
+        call.wait();
+        clean_up(&host, &bundle, &format!("{verb} was killed after {time:?}"));
+    }
+}
+
+#[test]
+fn init_killed_at_any_moment_is_an_error_of_create() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.config["hooks"] = json!({"createContainer": [
+        {"path": "/bin/sh", "args": ["sh", "-c", "kill -9 $PPID; sleep 0.1"]},
+    ]});
+    for output in [bundle.create(), bundle.run()] {
+        output.fails_with("init was killed by SIGKILL");
+        assert!(!host.root.join(&bundle.id).exists());
+    }
+}
