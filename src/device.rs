@@ -68,7 +68,7 @@ fn one(index: usize, device: &Device) -> Result<DevicePlan> {
     let pointer = format!("/linux/devices/{index}");
     let wrong = |field: &str, message: String| Err(Error::new(message).pointer(format!("{pointer}/{field}")));
     if !device.path.is_absolute() || device.path.file_name().is_none() {
-        return wrong("path", format!("a device needs an absolute path, not {:?}", device.path));
+        return wrong("path", format!("a device needs an absolute path, not {}", device.path.display()));
     }
     let kind = match device.kind.as_str() {
         "c" | "u" => SFlag::S_IFCHR,

@@ -37,7 +37,7 @@ impl Error {
     #[must_use]
     pub fn step(mut self, step: &str) -> Self {
         if self.0.step.is_empty() {
-            step.clone_into(&mut self.0.step);
+            self.0.step.push_str(step);
         }
         self
     }
@@ -55,7 +55,7 @@ impl Error {
     #[must_use]
     pub fn path(mut self, path: impl AsRef<Path>) -> Self {
         if self.0.path.as_os_str().is_empty() {
-            self.0.path = path.as_ref().to_owned();
+            path.as_ref().clone_into(&mut self.0.path);
         }
         self
     }

@@ -87,7 +87,7 @@ fn story(plan: &Plan, inherited: &mut Inherited) -> Result<Infallible> {
         step("terminal", tty::take(terminal))?;
     }
     let Some(process) = &plan.process else { return wait_without_process(inherited) };
-    let program = step("process", become_the_process(plan, process, inherited, &root, procfs))?;
+    let program = step("process", become_the_process(plan, process, inherited, &root, procfs.as_ref()))?;
     drop((terminal, root));
     wait_for_start(inherited)?;
     hook::run_all("startContainer", &plan.hooks.start_container, &created)?;
@@ -214,7 +214,7 @@ fn become_the_process(
     process: &ProcessPlan,
     inherited: &Inherited,
     root: &Root,
-    procfs: Option<Procfs>,
+    procfs: Option<&Procfs>,
 ) -> Result<Program> {
     if let Some(personality) = plan.personality {
         nix::sys::personality::set(personality)
@@ -225,7 +225,7 @@ fn become_the_process(
         policy.apply()?;
     }
     process.schedule.apply()?;
-    plan.labels.label_exec(procfs.as_ref().unwrap_or(&inherited.host_procfs))?;
+    plan.labels.label_exec(procfs.unwrap_or(&inherited.host_procfs))?;
     let may_set_groups = may_set_groups(plan, inherited);
     let entered = enter_directory(&process.cwd)?;
     crate::process::rlimit::apply(&process.rlimits)?;

@@ -12,7 +12,7 @@ use crate::destroy::destroy;
 use crate::error::{Context, Error, Result};
 use crate::hook;
 use crate::safepath::descriptor_path;
-use crate::state::{Container, START_SOCKET, State, Status, Store, does_not_exist};
+use crate::state::{Container, Init, START_SOCKET, State, Status, Store, does_not_exist};
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 use crate::wire::{Message, Wire};
 
@@ -74,7 +74,7 @@ fn connect_to_init(container: &Container) -> Result<Wire> {
 /// Sends `signal` to the container's first process, or with `all` to every one of its processes.
 pub fn kill(store: &Store, id: &str, signal: i32, all: bool) -> Result<()> {
     let state = store.load(id)?;
-    let alive = state.init.is_some_and(|init| init.is_alive());
+    let alive = state.init.is_some_and(Init::is_alive);
     if all {
         return state.cgroup.signal_all(signal);
     }
@@ -129,7 +129,7 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
         Err(error) if force && error.os_error() == Some(Errno::ENOENT) => return container.remove(),
         result => result?,
     };
-    let init_gone = || !state.init.is_some_and(|init| init.is_alive());
+    let init_gone = || !state.init.is_some_and(Init::is_alive);
     if !force && matches!(state.status(), Status::Running | Status::Paused) && !ends_soon(init_gone) {
         let status = state.status().name();
         return Err(Error::new(format!("cannot delete container {id} that is not stopped: {status}"))

@@ -3,6 +3,7 @@
 //! Engines read the log of a failed verb as one JSON value (podman) or as a stream of them (containerd), so a
 //! failure writes exactly one line: warnings wait until it is known that there is none.
 
+use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -101,7 +102,7 @@ fn json_line(level: &str, message: &str, time: &str, details: &[(&'static str, S
         object.insert(key.to_owned(), value.into());
     }
     for (key, value) in details {
-        object.insert((*key).to_owned(), value.as_str().into());
+        object.insert((*key).to_owned(), shorten(value).into());
     }
     format!("{}\n", serde_json::Value::Object(object))
 }

@@ -120,7 +120,7 @@ fn check_version(version: &str) -> Result<()> {
     if numbers.len() != 3 || !numbers.iter().all(is_number) {
         return wrong(format!("ociVersion {version:?} is no semantic version"));
     }
-    if numbers[0] != "1" { wrong(format!("ociVersion {version} is not supported, only 1.x")) } else { Ok(()) }
+    if numbers[0] == "1" { Ok(()) } else { wrong(format!("ociVersion {version} is not supported, only 1.x")) }
 }
 
 fn check_unsupported(spec: &Spec) -> Result<()> {
@@ -170,7 +170,7 @@ fn plan_rootfs(spec: &Spec, bundle: &Path, settings: &Settings, own_mounts: bool
     if !path.is_dir() {
         return Err(Error::new("the rootfs is not a directory").path(path).pointer("/root/path"));
     }
-    if !own_mounts && !(spec.linux.masked_paths.is_empty() && spec.linux.readonly_paths.is_empty()) {
+    if !(own_mounts || spec.linux.masked_paths.is_empty() && spec.linux.readonly_paths.is_empty()) {
         return Err(Error::new("masked and read-only paths need a mount namespace of the container's own")
             .pointer("/linux/namespaces")
             .hint("without one they would be the host's; add {\"type\": \"mount\"}"));

@@ -36,7 +36,9 @@ impl CgroupState {
     pub fn signal_all(&self, signal: i32) -> Result<()> {
         let Some(directory) = self.directories.last() else { return Ok(()) };
         if signal == libc::SIGKILL {
-            return kill_tree(directory).map(|()| self.thaw());
+            kill_tree(directory);
+            self.thaw();
+            return Ok(());
         }
         for pid in processes_below(directory) {
             let _ = kill(Pid::from_raw(pid), signal);
@@ -88,7 +90,7 @@ fn remove_tree(directory: &Path) -> Result<()> {
             let _ = rmdir(below);
         }
         if !processes_below(directory).is_empty() {
-            kill_tree(directory)?;
+            kill_tree(directory);
         }
         if began.elapsed() > DEADLINE {
             return Err(still_used(directory));
@@ -112,9 +114,9 @@ fn describe(pid: i32) -> String {
 }
 
 /// Kills every process below a cgroup: at once on v2, by turns on v1 until nothing is left that can fork.
-fn kill_tree(directory: &Path) -> Result<()> {
+fn kill_tree(directory: &Path) {
     if fs::write(directory.join("cgroup.kill"), "1").is_ok() {
-        return Ok(());
+        return;
     }
     for _ in 0..32 {
         let pids = processes_below(directory);
@@ -130,7 +132,6 @@ fn kill_tree(directory: &Path) -> Result<()> {
         }
         sleep(Duration::from_millis(1));
     }
-    Ok(())
 }
 
 /// Waits for the cgroup's processes to end: for the kernel's notice on v2, a little on v1.

@@ -219,6 +219,8 @@ fn weight(shares: u64) -> u64 {
         0..=2 => 1,
         262_144.. => 10_000,
         _ => {
+            // Exact: far below 2^52.
+            #[allow(clippy::cast_precision_loss)]
             let logarithm = (shares as f64).log2();
             let exponent = (logarithm * logarithm + 125.0 * logarithm) / 612.0 - 7.0 / 34.0;
             10_f64.powf(exponent).ceil() as u64

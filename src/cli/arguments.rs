@@ -92,7 +92,7 @@ fn normalise(argument: OsString, verb: Option<&OsStr>) -> Option<OsString> {
     // `spec --rootless` is a switch, the global `--rootless` has a value.
     let switch = SWITCHES.contains(&name) || name == "rootless" && verb.is_some_and(|verb| verb == "spec");
     match (switch, value) {
-        (true, Some("true" | "1")) | (true, None) => Some(format!("--{name}").into()),
+        (true, Some("true" | "1") | None) => Some(format!("--{name}").into()),
         (true, Some("false" | "0")) => None,
         _ if switch || VALUES.contains(&name) => Some(format!("--{rest}").into()),
         _ => Some(argument),

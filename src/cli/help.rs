@@ -35,18 +35,12 @@ pub fn show(out: &mut dyn Write) -> i32 {
 /// A command line that the verb's parser refuses: runc prints the help on standard output, and the error on
 /// standard error.
 pub fn usage<V: CommandFactory>(error: &clap::Error) -> i32 {
-    match error.kind() {
-        ErrorKind::DisplayHelp => {
-            print!("{}", V::command().render_help());
-            0
-        }
-        _ => {
-            let mut command = V::command();
-            println!("{}", command.render_help());
-            let text = error.to_string();
-            let first = text.lines().next().unwrap_or_default();
-            eprintln!("{}", first.strip_prefix("error: ").unwrap_or(first));
-            1
-        }
+    println!("{}", V::command().render_help());
+    if error.kind() == ErrorKind::DisplayHelp {
+        return 0;
     }
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    eprintln!("{}", first.strip_prefix("error: ").unwrap_or(first));
+    1
 }

@@ -36,7 +36,9 @@ impl Verb for List {
             })
             .collect();
         if self.quiet {
-            shown.iter().for_each(|container| println!("{}", container.id));
+            for container in &shown {
+                println!("{}", container.id);
+            }
             return Ok(0);
         }
         match self.format.as_str() {

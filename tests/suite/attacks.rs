@@ -349,6 +349,8 @@ fn a_stale_process_id_is_not_signalled() {
     bundle.create().ok();
     let path = bundle.state_path("state.json");
     let kept = fs::read(&path).unwrap();
+    // Start times are told apart by the tick of a hundredth of a second.
+    std::thread::sleep(std::time::Duration::from_millis(30));
     let mut other = host.command(["sleep", "60"]).spawn();
     let mut state: serde_json::Value = serde_json::from_slice(&kept).unwrap();
     state["init"]["pid"] = json!(other.pid());

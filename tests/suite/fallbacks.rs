@@ -96,13 +96,10 @@ fn on_older_kernels_containers_go_through_their_lives() {
     for calls in MISSING {
         let mut bundle = host.bundle();
         without(&mut bundle, calls);
-        let verb = |words: &[&str]| host.call(words).before(&bundle.wrapper).run().ok();
         bundle.args(&["/bin/sleep", "100"]);
         bundle.config["hooks"] = json!({"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "0.01"], "timeout": 5}]});
-        let verb = |words: &[&str]| {
-            let _ = &verb;
-            host.call(words).before([program("without").as_os_str(), calls.as_ref(), "--".as_ref()]).run().ok()
-        };
+        let without = [program("without").into_os_string(), calls.into(), "--".into()];
+        let verb = |words: &[&str]| host.call(words).before(&without).run().ok();
         bundle.create().ok();
         verb(&["start", &bundle.id]);
         let pid = bundle.pid();
