@@ -18,6 +18,7 @@ use crate::init::{self, Inherited, Start};
 use crate::mount::source;
 use crate::plan::{self, Plan, Settings};
 use crate::safepath::{Procfs, descriptor_path};
+use crate::seccomp::Seccomp;
 use crate::spec::Spec;
 use crate::state::{Container, Init, START_SOCKET, State, Status, Store};
 use crate::sys::process::{Forked, clone, clone_classic, pidfd_open};
@@ -174,7 +175,8 @@ fn open_descriptors(
         cgroup_files: Vec::new(),
         lock: container.lock_descriptor(),
         preserve_fds: request.preserve_fds,
-        state: if plan.hooks.are_needed_by_init() { state.clone() } else { State::default() },
+        agent: plan.seccomp.as_ref().map_or(Ok(None), Seccomp::connect).map_err(|error| error.step("seccomp"))?,
+        state: if plan.init_needs_state() { state.clone() } else { State::default() },
     })
 }
 
@@ -276,7 +278,8 @@ fn wait_until_ready(plan: &Plan, pid: Pid, state: &State, wire: &Wire) -> Result
                 // What the validation suite and crun have in this deprecated hook.
                 hook::run_all("prestart", &plan.hooks.prestart, &state.to_oci(Status::Created))?;
                 hook::run_all("createRuntime", &plan.hooks.create_runtime, &oci_state)?;
-                wire.send(&Message::HooksRan(pid.as_raw()))?;
+                // An init that has gone meanwhile shows when nothing more is received.
+                let _ = wire.send(&Message::HooksRan(pid.as_raw()));
             }
             Some(Message::Failed(error)) => return Err(reaped(pid, error)),
             _ => return Err(died(pid)),
@@ -296,8 +299,12 @@ fn died(pid: Pid) -> Error {
         Ok(WaitStatus::Exited(_, status)) => format!("ended with status {status}"),
         _ => "went away".to_owned(),
     };
-    Error::new(format!("the container's init {how} before it was ready"))
-        .hint("SIGKILL may come from the kernel's OOM killer: is the memory limit too low?")
+    let hint = if how.contains("SIGSYS") {
+        "its seccomp profile forbids a call of the start itself: set noNewPrivileges, which has it loaded last"
+    } else {
+        "SIGKILL may come from the kernel's OOM killer: is the memory limit too low?"
+    };
+    Error::new(format!("the container's init {how} before it was ready")).hint(hint)
 }
 
 fn send_pidfd(socket: &OwnedFd, pid: Pid) -> Result<()> {

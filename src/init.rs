@@ -40,6 +40,8 @@ pub struct Inherited {
     pub preserve_fds: u32,
     /// For the hooks that init runs.
     pub state: State,
+    /// To the agent that decides on calls which the seccomp filter leaves to it.
+    pub agent: Option<OwnedFd>,
     /// The lock of the container's directory.
     pub lock: Option<i32>,
 }
@@ -91,7 +93,11 @@ fn story(plan: &Plan, inherited: &mut Inherited) -> Result<Infallible> {
     drop((terminal, root));
     wait_for_start(inherited)?;
     hook::run_all("startContainer", &plan.hooks.start_container, &created)?;
-    step("exec", execute(&program, process, inherited.preserve_fds))
+    step("exec", prepare_exec(process, inherited.preserve_fds))?;
+    if process.no_new_privileges {
+        step("seccomp", load_filter(plan, inherited, Status::Created))?;
+    }
+    step("exec", execute(&program, process))
 }
 
 /// Ends with the runtime, becomes untraceable, and joins the cgroups: before anything is allocated or opened.
@@ -166,7 +172,7 @@ fn make_terminal(plan: &Plan, inherited: &mut Inherited, root: &Root) -> Result<
 /// Lets the runtime run its hooks; returns the container's state for init's own, which knows its process id only
 /// as the container sees it.
 fn run_runtime_hooks(plan: &Plan, inherited: &mut Inherited) -> Result<(Vec<u8>, Vec<u8>)> {
-    if !plan.hooks.are_needed_by_init() {
+    if !plan.init_needs_state() {
         return Ok((Vec::new(), Vec::new()));
     }
     inherited.wire.send(&Message::RunHooks)?;
@@ -212,7 +218,7 @@ fn set_names(plan: &Plan) -> Result<()> {
 fn become_the_process(
     plan: &Plan,
     process: &ProcessPlan,
-    inherited: &Inherited,
+    inherited: &mut Inherited,
     root: &Root,
     procfs: Option<&Procfs>,
 ) -> Result<Program> {
@@ -232,6 +238,11 @@ fn become_the_process(
     own_standard_streams(process.identity.uid);
     process.capabilities.limit_bounding()?;
     process.identity.apply(may_set_groups)?;
+    if plan.seccomp.is_some() && !process.no_new_privileges {
+        // It takes a capability, so it cannot be done later.
+        crate::process::capability::raise_all()?;
+        load_filter(plan, inherited, Status::Creating).map_err(|error| error.step("seccomp"))?;
+    }
     for warning in process.capabilities.apply()? {
         inherited.wire.send(&Message::Warning(warning))?;
     }
@@ -370,7 +381,15 @@ fn wait_without_process(inherited: &mut Inherited) -> Result<Infallible> {
     Err(Error::new("the container has no process to start").pointer("/process"))
 }
 
-fn execute(program: &Program, process: &ProcessPlan, preserve_fds: u32) -> Result<Infallible> {
+/// Loads the seccomp filter: with noNewPrivileges as the last thing before execve(2), so that it need not allow
+/// what the start itself does.
+fn load_filter(plan: &Plan, inherited: &mut Inherited, status: Status) -> Result<()> {
+    let Some(seccomp) = &plan.seccomp else { return Ok(()) };
+    let state = if seccomp.listener.is_some() { inherited.state.to_oci(status) } else { Vec::new() };
+    seccomp.load(inherited.agent.take(), &state)
+}
+
+fn prepare_exec(process: &ProcessPlan, preserve_fds: u32) -> Result<()> {
     if process.args.is_empty() {
         return Err(Error::new("the process has no arguments").pointer("/process/args"));
     }
@@ -378,6 +397,10 @@ fn execute(program: &Program, process: &ProcessPlan, preserve_fds: u32) -> Resul
         sys::set_close_on_exec(number as i32, false).context(|| format!("cannot pass on the descriptor {number}"))?;
     }
     sys::reset_signals();
+    Ok(())
+}
+
+fn execute(program: &Program, process: &ProcessPlan) -> Result<Infallible> {
     let Err(errno) = execve(&program.path, &process.args, &program.env);
     Err(program::refused(&process.args[0], errno))
 }

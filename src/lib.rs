@@ -25,6 +25,7 @@ pub mod rootfs;
 pub mod run;
 pub mod safepath;
 pub mod seal;
+pub mod seccomp;
 pub mod spec;
 pub mod state;
 pub mod sys;

@@ -19,6 +19,7 @@ use crate::numa::{self, MemoryPolicy};
 use crate::process::{self, ProcessPlan, cpu_list};
 use crate::rdt::{self, RdtPlan};
 use crate::rootfs::{self, RootfsPlan};
+use crate::seccomp::{self, Seccomp};
 use crate::spec::Spec;
 use crate::sysctl::{self, Sysctl};
 
@@ -50,6 +51,7 @@ pub struct Plan {
     pub rdt: Option<RdtPlan>,
     pub personality: Option<Persona>,
     pub memory_policy: Option<MemoryPolicy>,
+    pub seccomp: Option<Seccomp>,
     /// The name of a new session keyring.
     pub keyring: Option<std::ffi::CString>,
 }
@@ -57,7 +59,7 @@ pub struct Plan {
 /// Computes the plan for the container `id` in `bundle` (absolute).
 pub fn plan(spec: &Spec, id: &str, bundle: &Path, settings: &Settings) -> Result<Plan> {
     check_version(&spec.oci_version)?;
-    check_unsupported(spec)?;
+    check_annotations(spec)?;
     let linux = &spec.linux;
     let namespaces = namespace::plan(linux)?;
     let has = |flag: i32| namespaces.has(flag as u64);
@@ -93,6 +95,7 @@ pub fn plan(spec: &Spec, id: &str, bundle: &Path, settings: &Settings) -> Result
         rdt: rdt::plan(linux.intel_rdt.as_ref(), id)?,
         personality: personality(spec)?,
         memory_policy: linux.memory_policy.as_ref().map(|policy| numa::plan(policy, cpu_list::parse)).transpose()?,
+        seccomp: linux.seccomp.as_ref().map(seccomp::plan).transpose()?,
         keyring: keyring(id, settings)?,
         namespaces,
         process,
@@ -101,6 +104,11 @@ pub fn plan(spec: &Spec, id: &str, bundle: &Path, settings: &Settings) -> Result
 }
 
 impl Plan {
+    /// Whether init has to know the container's state: for its hooks, or for an agent that seccomp leaves calls to.
+    pub fn init_needs_state(&self) -> bool {
+        self.hooks.are_needed_by_init() || self.seccomp.as_ref().is_some_and(|seccomp| seccomp.listener.is_some())
+    }
+
     /// Whether init could not clone the sources of bind mounts itself: it may lack the rights in a user namespace, and
     /// the paths in another mount namespace.
     pub fn clones_sources_outside(&self) -> bool {
@@ -123,14 +131,9 @@ fn check_version(version: &str) -> Result<()> {
     if numbers[0] == "1" { Ok(()) } else { wrong(format!("ociVersion {version} is not supported, only 1.x")) }
 }
 
-fn check_unsupported(spec: &Spec) -> Result<()> {
+fn check_annotations(spec: &Spec) -> Result<()> {
     if spec.annotations.keys().any(String::is_empty) {
         return Err(Error::new("an annotation needs a name").pointer("/annotations"));
-    }
-    if spec.linux.seccomp.is_some() {
-        return Err(Error::new("seccomp profiles are not supported by this version of kelson")
-            .pointer("/linux/seccomp")
-            .hint("run without one for now: podman and docker take --security-opt seccomp=unconfined"));
     }
     Ok(())
 }

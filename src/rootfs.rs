@@ -273,7 +273,8 @@ fn make_read_only(path: &Path, root: &Root) -> Result<()> {
             let target = descriptor_path(&place);
             mount2(Some(target.as_str()), target.as_str(), NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE).and_then(
                 |()| {
-                    let top = descriptor_path(root.open(path)?);
+                    let top = root.open(path)?;
+                    let top = descriptor_path(&top);
                     mount2(NONE, top.as_str(), NONE, remount_read_only(&top), NONE)
                 },
             )

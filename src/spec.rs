@@ -1,6 +1,8 @@
 //! config.json as the runtime-spec 1.3 writes it: oci-spec's types where they hold, own ones where they reject
 //! what the spec allows (PACKAGES.md names the cases). Unknown properties are ignored, unknown values are errors.
 
+pub mod seccomp;
+
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -167,7 +169,7 @@ pub struct Linux {
     #[serde(deserialize_with = "null_is_default")]
     pub devices: Vec<Device>,
     pub net_devices: Option<HashMap<String, LinuxNetDevice>>,
-    pub seccomp: Option<serde::de::IgnoredAny>,
+    pub seccomp: Option<seccomp::Seccomp>,
     #[serde(deserialize_with = "null_is_default")]
     pub rootfs_propagation: String,
     #[serde(deserialize_with = "null_is_default")]

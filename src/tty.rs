@@ -103,6 +103,8 @@ impl Relay {
         if let Some(saved) = &saved {
             let mut raw = saved.clone();
             cfmakeraw(&mut raw);
+            // It is this terminal that adds the carriage returns.
+            raw.output_flags.insert(OutputFlags::OPOST);
             tcsetattr(std::io::stdin(), SetArg::TCSANOW, &raw).context(|| "cannot set the terminal to raw mode")?;
         }
         let relay = Self { master, saved, input: true };

@@ -9,6 +9,7 @@ use super::{Global, Verb};
 use crate::error::Result;
 use crate::mount::options;
 use crate::process::capability;
+use crate::seccomp::{arch, profile};
 use crate::spec::{VERSION_MAX, VERSION_MIN};
 use crate::state::Store;
 
@@ -41,7 +42,14 @@ fn features() -> Value {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": capability::NAMES.as_slice(),
             "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": false},
-            "seccomp": {"enabled": false},
+            "seccomp": {
+                "enabled": true,
+                "actions": profile::ACTIONS.map(|(name, _)| name),
+                "operators": profile::OPERATORS.map(|(name, _)| name),
+                "archs": arch::ARCHES.each_ref().map(|arch| arch.name),
+                "knownFlags": profile::FLAGS.map(|(name, _)| name),
+                "supportedFlags": profile::FLAGS.map(|(name, _)| name),
+            },
             "apparmor": {"enabled": true},
             "selinux": {"enabled": true},
             "intelRdt": {"enabled": true, "schemata": true, "monitoring": true},

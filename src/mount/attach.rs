@@ -76,10 +76,13 @@ fn bind(
     let tree = match tree {
         Some(tree) => tree,
         None => match clone_here(source, recursive)? {
-            Some(tree) => {
-                configure(&tree, mount, map)?;
-                tree
-            }
+            Some(tree) => match configure(&tree, mount, map) {
+                // Before Linux 5.12 a detached tree cannot be changed.
+                Err(error) if error.os_error() == Some(Errno::ENOSYS) => {
+                    return classic::bind(mount, source, recursive, root);
+                }
+                result => result.map(|()| tree)?,
+            },
             None => return classic::bind(mount, source, recursive, root),
         },
     };

@@ -43,7 +43,9 @@ pub fn expand(mount: &MountPlan, view: &View) -> Expansion {
     if view.unified {
         let file_system = part(mount, "", file_system("cgroup2", &[]));
         let own = view.hierarchies.first().map(|own| part(mount, "", bind(&own.directory)));
-        let ways = [Some(file_system), own].into_iter().flatten().map(|way| vec![way]).collect();
+        // Without a namespace that hides the rest, only the container's own cgroup, as on v1.
+        let file_system = if view.namespaced || own.is_none() { Some(file_system) } else { None };
+        let ways = [file_system, own].into_iter().flatten().map(|way| vec![way]).collect();
         return Expansion { ways, last: Vec::new() };
     }
     let mounted = |hierarchy: &Hierarchy| match &hierarchy.controllers[..] {
@@ -85,8 +87,10 @@ fn part(mount: &MountPlan, below: &str, kind: Kind) -> MountPlan {
     MountPlan { destination, kind, recursive_attributes, id_map: None, copy_up: false, ..mount.clone() }
 }
 
+/// Without privileges the container may have no cgroup of its own, and is in one above.
 fn bind(directory: &Path) -> Kind {
-    Kind::Bind { source: directory.to_owned(), recursive: false }
+    let source = directory.ancestors().find(|place| place.exists()).unwrap_or(directory).to_owned();
+    Kind::Bind { source, recursive: false }
 }
 
 fn file_system(name: &str, controllers: &[String]) -> Kind {

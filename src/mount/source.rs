@@ -65,10 +65,10 @@ fn clone_source(mount: &MountPlan, map: Option<&OwnedFd>) -> Result<Option<Owned
         // Without privileges here, init makes the clone in its own namespaces.
         Err(Errno::ENOSYS | Errno::EPERM) => Ok(None),
         Err(errno) => Err(no_source(source, errno)),
-        Ok(tree) => {
-            configure(&tree, mount, map)?;
-            Ok(Some(tree))
-        }
+        Ok(tree) => match configure(&tree, mount, map) {
+            Err(error) if error.os_error() == Some(Errno::ENOSYS) => Ok(None),
+            result => result.map(|()| Some(tree)),
+        },
     }
 }
 

@@ -87,6 +87,13 @@ pub fn plan(sets: Option<&spec::Capabilities>) -> (Capabilities, Vec<String>) {
     (capabilities, unknown.iter().map(|name| format!("the capability {name:?} is unknown and was ignored")).collect())
 }
 
+/// Makes every capability that is permitted effective: a change of user has made none so.
+pub fn raise_all() -> Result<()> {
+    let own = sys::capabilities().context(|| "cannot read the runtime's own capabilities")?;
+    sys::set_capabilities(sys::CapabilitySets { effective: own.permitted, ..own })
+        .context(|| "cannot raise the runtime's own capabilities")
+}
+
 impl Capabilities {
     /// Drops from the bounding set what is not in it: while CAP_SETPCAP is still there.
     pub fn limit_bounding(&self) -> Result<()> {

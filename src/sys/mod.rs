@@ -10,6 +10,7 @@ pub mod fs;
 pub mod mount;
 pub mod process;
 pub mod sched;
+pub mod seccomp;
 
 use std::os::fd::{FromRawFd, OwnedFd};
 

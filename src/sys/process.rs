@@ -269,7 +269,14 @@ pub fn exec_descriptor(
     let (arguments, environment) = (arguments.as_ptr(), environment.as_ptr());
     // SAFETY: both lists are null-terminated arrays of C strings, made by `pointers`.
     unsafe { libc::syscall(libc::SYS_execveat, fd, c"".as_ptr(), arguments, environment, libc::AT_EMPTY_PATH) };
-    Errno::last()
+    let errno = Errno::last();
+    let Ok(path) = std::ffi::CString::new(format!("/proc/self/fd/{fd}")) else { return errno };
+    if errno == Errno::ENOSYS {
+        // SAFETY: the same lists, and a path that ends in NUL.
+        unsafe { libc::execve(path.as_ptr(), arguments, environment) };
+        return Errno::last();
+    }
+    errno
 }
 
 /// A list of C strings as `execve(2)` takes it: ended by a null pointer.

@@ -2,6 +2,7 @@
 //! nothing, or does what is asked inside the container. Their raced forms are in `races`.
 
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
@@ -64,14 +65,13 @@ fn cve_2019_5736_the_hosts_binary_cannot_be_written_through_proc() {
     let host = Host::new();
     let binary = program("kelson");
     let before = fs::metadata(&binary).unwrap();
-    let mut bundle = host.bundle();
+    let bundle = host.bundle();
     bundle.create().ok();
     let exe = format!("/proc/{}/exe", bundle.pid());
     let held = open(exe.as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).unwrap();
     let pid = bundle.pid();
     bundle.start().ok();
     host.reap(pid);
-    use std::os::fd::AsRawFd;
     let again = format!("/proc/self/fd/{}", held.as_raw_fd());
     for flags in [OFlag::O_WRONLY, OFlag::O_RDWR, OFlag::O_WRONLY | OFlag::O_TRUNC] {
         let refused = open(again.as_str(), flags | OFlag::O_CLOEXEC, Mode::empty()).unwrap_err();
@@ -118,7 +118,7 @@ fn cve_2019_19921_a_link_for_proc_or_sys_is_not_followed() {
     let canary = Canary::new(&host);
     for name in ["proc", "sys"] {
         for target in [Path::new("/evil"), &canary.path, Path::new("evil")] {
-            let mut bundle = host.bundle();
+            let bundle = host.bundle();
             fs::create_dir_all(bundle.rootfs.join("evil")).unwrap();
             replace_by_link(&bundle.rootfs.join(name), target);
             let output = bundle.run();
@@ -206,10 +206,10 @@ fn with_own_dev<'a>(host: &'a Host, prepare: &dyn Fn(&Path)) -> Bundle<'a> {
 #[test]
 fn cve_2025_31133_masks_do_not_depend_on_the_containers_null_device() {
     let host = Host::new();
-    let mut bundle = with_own_dev(&host, &|dev| symlink("/proc/sys/kernel/core_pattern", dev.join("null")).unwrap());
+    let bundle = with_own_dev(&host, &|dev| symlink("/proc/sys/kernel/core_pattern", dev.join("null")).unwrap());
     let output = bundle.run();
     assert!(output.code == 1 && output.stderr.contains("another file is where a device belongs"), "{output:?}");
-    let mut bundle = with_own_dev(&host, &|dev| fs::write(dev.join("null"), "").unwrap());
+    let bundle = with_own_dev(&host, &|dev| fs::write(dev.join("null"), "").unwrap());
     bundle.run().fails_with("another file is where a device belongs");
     let mut bundle = with_own_dev(&host, &|_| {});
     fs::write(bundle.rootfs.join("etc/secret"), "secret").unwrap();
@@ -279,7 +279,8 @@ fn cve_2025_24965_the_runtime_writes_nothing_into_the_rootfs() {
         canary.link_from(&bundle.rootfs.join(name));
     }
     let files = |bundle: &Bundle<'_>| {
-        let mut names: Vec<_> = fs::read_dir(&bundle.rootfs).unwrap().flatten().map(|entry| entry.file_name()).collect();
+        let mut names: Vec<_> =
+            fs::read_dir(&bundle.rootfs).unwrap().flatten().map(|entry| entry.file_name()).collect();
         names.sort();
         names
     };
@@ -373,7 +374,9 @@ fn json_bombs_are_small_errors() {
     let config = bundle.path.join("config.json");
     let text = fs::read_to_string(&config).unwrap();
     let deep = format!("{{\"linux\":{}", "[".repeat(100_000));
-    for bomb in [deep, text.replace("\"rootfs\"", "\"root\\u0000fs\""), "{\"hostname\":\"\u{fffd}".to_owned(), String::new()] {
+    for bomb in
+        [deep, text.replace("\"rootfs\"", "\"root\\u0000fs\""), "{\"hostname\":\"\u{fffd}".to_owned(), String::new()]
+    {
         fs::write(&config, bomb).unwrap();
         let output = host.kelson(["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
         assert_eq!((output.code, output.stderr.lines().count()), (1, 1), "{output:?}");

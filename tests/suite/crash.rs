@@ -195,9 +195,8 @@ fn runtimes_killed_at_any_moment() {
 fn init_killed_at_any_moment_is_an_error_of_create() {
     let host = Host::new();
     let mut bundle = host.bundle();
-    bundle.config["hooks"] = json!({"createContainer": [
-        {"path": "/bin/sh", "args": ["sh", "-c", "kill -9 $PPID; sleep 0.1"]},
-    ]});
+    let script = r#"kill -9 $(sed 's/.*"pid":\([0-9]*\).*/\1/')"#;
+    bundle.config["hooks"] = json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]});
     for output in [bundle.create(), bundle.run()] {
         output.fails_with("init was killed by SIGKILL");
         assert!(!host.root.join(&bundle.id).exists());

@@ -31,7 +31,11 @@ fn the_default_devices_and_links_are_there() {
         ("/dev/tty", "5:0"),
     ] {
         let seen = stat(&mut bundle, path);
-        assert_eq!((&seen["type"], &seen["rdev"], &seen["mode"]), (&json!("char"), &json!(rdev), &json!("0666")), "{path}");
+        assert_eq!(
+            (&seen["type"], &seen["rdev"], &seen["mode"]),
+            (&json!("char"), &json!(rdev), &json!("0666")),
+            "{path}"
+        );
     }
     for (path, target) in [
         ("/dev/fd", "/proc/self/fd"),
@@ -50,8 +54,13 @@ fn devices_have_the_type_mode_and_owner_asked_for() {
     let host = Host::new();
     let mut bundle = host.bundle();
     let asked = |kind: &str, path: &str| json!({ "path": path, "type": kind, "major": 7, "minor": 9, "fileMode": 0o640, "uid": 3, "gid": 4 });
-    bundle.config["linux"]["devices"] =
-        json!([asked("c", "/dev/sub/c"), asked("b", "/dev/b"), asked("u", "/dev/u"), asked("p", "/dev/p"), asked("c", "/elsewhere/c")]);
+    bundle.config["linux"]["devices"] = json!([
+        asked("c", "/dev/sub/c"),
+        asked("b", "/dev/b"),
+        asked("u", "/dev/u"),
+        asked("p", "/dev/p"),
+        asked("c", "/elsewhere/c")
+    ]);
     for (path, kind, rdev) in [
         ("/dev/sub/c", "char", "7:9"),
         ("/dev/b", "block", "7:9"),
@@ -60,7 +69,11 @@ fn devices_have_the_type_mode_and_owner_asked_for() {
         ("/elsewhere/c", "char", "7:9"),
     ] {
         let seen = stat(&mut bundle, path);
-        assert_eq!((&seen["type"], &seen["rdev"], &seen["mode"]), (&json!(kind), &json!(rdev), &json!("0640")), "{path}");
+        assert_eq!(
+            (&seen["type"], &seen["rdev"], &seen["mode"]),
+            (&json!(kind), &json!(rdev), &json!("0640")),
+            "{path}"
+        );
         assert_eq!((&seen["uid"], &seen["gid"]), (&json!(3), &json!(4)), "{path}");
         // The caller's umask does not matter.
         bundle.wrapper = ["sh", "-c", "umask 077; exec \"$@\"", "sh"].map(Into::into).to_vec();
@@ -72,14 +85,17 @@ fn devices_have_the_type_mode_and_owner_asked_for() {
 fn a_default_device_can_be_given_anew() {
     let host = Host::new();
     let mut bundle = host.bundle();
-    bundle.config["linux"]["devices"] = json!([{ "path": "/dev/null", "type": "c", "major": 1, "minor": 3, "fileMode": 0o600 }]);
+    bundle.config["linux"]["devices"] =
+        json!([{ "path": "/dev/null", "type": "c", "major": 1, "minor": 3, "fileMode": 0o600 }]);
     assert_eq!(stat(&mut bundle, "/dev/null")["mode"], "0600");
 }
 
 #[test]
 fn what_is_there_already_has_to_be_the_same_device() {
     let host = Host::new();
-    let null = |kind, device| move |bundle: &Bundle<'_>| mknod(&bundle.rootfs.join("dev/null"), kind, Mode::S_IRWXU, device).unwrap();
+    let null = |kind, device| {
+        move |bundle: &Bundle<'_>| mknod(&bundle.rootfs.join("dev/null"), kind, Mode::S_IRWXU, device).unwrap()
+    };
     let matching = null(SFlag::S_IFCHR, makedev(1, 3));
     let bundle = with_plain_dev(&host);
     matching(&bundle);

@@ -147,13 +147,3 @@ fn what_an_older_kernel_cannot_do_is_an_error_and_not_left_out() {
         assert!(output.stderr.contains("/mounts/7"), "{option}: {output:?}");
     }
 }
-
-#[test]
-fn where_the_runtime_may_not_mount_it_is_sealed_in_memory() {
-    let host = Host::new();
-    let mut bundle = host.bundle();
-    for errno in ["EPERM", "ENOSYS"] {
-        without(&mut bundle, &format!("open_tree={errno}"));
-        assert_eq!(bundle.script("exit 3").run().code, 3, "{errno}");
-    }
-}

@@ -144,7 +144,8 @@ fn nothing_of_the_caller_is_inherited() {
     bundle.wrapper = ["bash", "-c", script, "bash"].map(Into::into).to_vec();
     let report = bundle.probe(&["groups", "umask", "sigIgn", "sigBlk", "sigCgt", "dumpable"]);
     let none = "0000000000000000";
-    let expected = json!({ "groups": [], "umask": "0022", "sigIgn": none, "sigBlk": none, "sigCgt": none, "dumpable": 1 });
+    let expected =
+        json!({ "groups": [], "umask": "0022", "sigIgn": none, "sigBlk": none, "sigCgt": none, "dumpable": 1 });
     assert_eq!(report, expected);
 }
 

@@ -67,11 +67,9 @@ fn owners(bundle: &mut Bundle<'_>) -> (u64, u64) {
 fn mappings_of_a_mounts_own_are_used_for_its_top_or_its_tree() {
     let host = Host::new();
     let source = Source::new(&host);
-    for (options, expected) in [
-        (vec!["rbind"], (1001, 1)),
-        (vec!["rbind", "idmap"], (1001, 1)),
-        (vec!["rbind", "ridmap"], (1001, 1001)),
-    ] {
+    for (options, expected) in
+        [(vec!["rbind"], (1001, 1)), (vec!["rbind", "idmap"], (1001, 1)), (vec!["rbind", "ridmap"], (1001, 1001))]
+    {
         let mut bundle = host.bundle();
         add(&mut bundle, &source, &options, Some((map(0, 1000, 100), map(0, 1000, 100))));
         assert_eq!(owners(&mut bundle), expected, "{options:?}");

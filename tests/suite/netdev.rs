@@ -55,7 +55,8 @@ fn moved(host: &Host, pair: &Pair<'_>, device: Value) -> String {
 #[test]
 fn a_device_arrives_with_its_addresses_and_is_up() {
     let host = Host::new();
-    for (device, name) in [(json!({}), ""), (json!({ "name": "inner" }), "inner"), (json!({ "name": "eth%d" }), "eth0")] {
+    for (device, name) in [(json!({}), ""), (json!({ "name": "inner" }), "inner"), (json!({ "name": "eth%d" }), "eth0")]
+    {
         let Some(pair) = Pair::new(&host) else { return };
         let shown = moved(&host, &pair, device);
         let name = if name.is_empty() { pair.name.as_str() } else { name };

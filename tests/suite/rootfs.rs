@@ -16,7 +16,11 @@ fn the_root_is_the_rootfs_by_a_relative_or_absolute_path() {
     symlink("rootfs", bundle.path.join("link")).unwrap();
     for path in ["rootfs", "./rootfs/../rootfs/", "link", bundle.rootfs.clone().to_str().unwrap()] {
         bundle.config["root"]["path"] = json!(path);
-        assert_eq!(bundle.script("cat /etc/mark; ls -d /../etc/mark").run().ok().stdout, "here/../etc/mark\n", "{path}");
+        assert_eq!(
+            bundle.script("cat /etc/mark; ls -d /../etc/mark").run().ok().stdout,
+            "here/../etc/mark\n",
+            "{path}"
+        );
     }
 }
 
@@ -50,8 +54,13 @@ fn nothing_of_the_host_is_mounted_in_the_container() {
         let mut bundle = host.bundle();
         bundle.flags = flags;
         let report = bundle.probe(&["mounts", "cwd"]);
-        let points: Vec<_> = report["mounts"].as_array().unwrap().iter().map(|it| it["mountPoint"].as_str().unwrap()).collect();
-        assert!(points.iter().all(|point| *point == "/" || ["/dev", "/proc", "/sys"].iter().any(|top| point.starts_with(top))));
+        let points: Vec<_> =
+            report["mounts"].as_array().unwrap().iter().map(|it| it["mountPoint"].as_str().unwrap()).collect();
+        assert!(
+            points
+                .iter()
+                .all(|point| *point == "/" || ["/dev", "/proc", "/sys"].iter().any(|top| point.starts_with(top)))
+        );
         let root = mount_at(&report, "/").unwrap();
         assert!(root["root"].as_str().unwrap().ends_with("/rootfs"), "{root}");
         assert_eq!(report["cwd"], "/");
@@ -69,7 +78,8 @@ fn masked_paths_show_nothing() {
     symlink("etc/directory", bundle.rootfs.join("link")).unwrap();
     for masked in [json!(["/etc/file", "/link", "/nowhere", "/etc/file/x"]), json!(["/etc/file", "/etc/directory"])] {
         bundle.config["linux"]["maskedPaths"] = masked;
-        let output = bundle.script("cat /etc/file; ls /etc/directory; echo x > /etc/file || touch /etc/directory/x").run();
+        let output =
+            bundle.script("cat /etc/file; ls /etc/directory; echo x > /etc/file || touch /etc/directory/x").run();
         assert_eq!((output.code, output.stdout.as_str()), (1, ""), "{output:?}");
         assert_eq!(output.stderr.matches("Read-only file system").count(), 2, "{output:?}");
     }

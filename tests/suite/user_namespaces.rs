@@ -15,8 +15,7 @@ fn ids_are_mapped() {
     let host = Host::new();
     let mut bundle = host.bundle();
     user_namespace(&mut bundle, 100_000);
-    bundle.config["linux"]["gidMappings"] =
-        json!([{ "containerID": 0, "hostID": 200_000, "size": 10 }, { "containerID": 10, "hostID": 300_000, "size": 5 }]);
+    bundle.config["linux"]["gidMappings"] = json!([{ "containerID": 0, "hostID": 200_000, "size": 10 }, { "containerID": 10, "hostID": 300_000, "size": 5 }]);
     assert_eq!(map_of(&mut bundle, "uid_map"), [0, 100_000, 65536]);
     assert_eq!(map_of(&mut bundle, "gid_map"), [0, 200_000, 10, 10, 300_000, 5]);
 }
@@ -61,7 +60,8 @@ fn devices_are_the_hosts_own() {
     let mut bundle = host.bundle();
     user_namespace(&mut bundle, 100_000);
     bundle.config["linux"]["devices"] = json!([{ "path": "/dev/fifo", "type": "p", "fileMode": 0o600 }]);
-    for (path, kind, rdev) in [("/dev/null", "char", "1:3"), ("/dev/tty", "char", "5:0"), ("/dev/fifo", "fifo", "0:0")] {
+    for (path, kind, rdev) in [("/dev/null", "char", "1:3"), ("/dev/tty", "char", "5:0"), ("/dev/fifo", "fifo", "0:0")]
+    {
         let seen = stat(&mut bundle, path);
         assert_eq!((&seen["type"], &seen["rdev"]), (&json!(kind), &json!(rdev)), "{path}");
     }
@@ -85,7 +85,8 @@ fn the_mounts_belong_to_the_container() {
 #[test]
 fn impossible_mappings_are_refused() {
     let host = Host::new();
-    let range = |inside: u32, outside: u32, size: u32| json!({ "containerID": inside, "hostID": outside, "size": size });
+    let range =
+        |inside: u32, outside: u32, size: u32| json!({ "containerID": inside, "hostID": outside, "size": size });
     for (uids, gids, pointer) in [
         (json!([range(0, 100_000, 10), range(5, 200_000, 10)]), json!([range(0, 0, 10)]), "/linux/uidMappings"),
         (json!([range(0, 100_000, 10)]), json!([range(0, 1, 10), range(20, 5, 10)]), "/linux/gidMappings"),

@@ -41,6 +41,8 @@ impl Host {
     pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        // What the test runner itself was given is not passed on to what is tested.
+        kelson::sys::process::close_on_exec_from(3).expect("to keep inherited descriptors back");
         let file = fs::File::create(LOCK).expect("the suite's lock");
         let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno).expect("the suite's lock");
         nix::sys::prctl::set_child_subreaper(true).expect("to become the reaper of orphans");

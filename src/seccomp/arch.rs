@@ -1,0 +1,187 @@
+//! The architectures that a profile may name, and what the kernel tells a filter about each.
+
+use super::tables::{Column, Syscall};
+
+/// An architecture, as `SCMP_ARCH_*` names it.
+#[derive(Debug)]
+pub struct Arch {
+    pub name: &'static str,
+    /// `AUDIT_ARCH_*`, audit.h: what `seccomp_data.arch` holds.
+    pub audit: u32,
+    pub column: Column,
+    /// The number of its first system call.
+    pub base: u32,
+    /// Whether arguments are compared as 64 bits; else as the low 32.
+    pub is_64_bit: bool,
+    pub is_big_endian: bool,
+    /// Whether sockets and System V IPC may also be reached through `socketcall` and `ipc`.
+    pub has_multiplexers: bool,
+    family: Family,
+}
+
+/// Architectures of one family and byte order run on the same machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    X86,
+    Arm,
+    Riscv,
+    Loongarch,
+    M68k,
+    Mips,
+    Ppc,
+    S390,
+    Parisc,
+    Sh,
+}
+
+/// In the numbers of x32's system calls, which share x86_64's `AUDIT_ARCH_*`.
+pub const X32_BIT: u32 = 1 << 30;
+
+const LE: u32 = 0x4000_0000;
+const BITS_64: u32 = 0x8000_0000;
+const N32: u32 = 0x2000_0000;
+
+const fn arch(name: &'static str, family: Family, column: Column, audit: u32) -> Arch {
+    Arch {
+        name,
+        audit,
+        column,
+        base: 0,
+        is_64_bit: audit & BITS_64 != 0,
+        is_big_endian: audit & LE == 0,
+        has_multiplexers: false,
+        family,
+    }
+}
+
+const fn multiplexed(arch: Arch) -> Arch {
+    Arch { has_multiplexers: true, ..arch }
+}
+
+const fn from(base: u32, arch: Arch) -> Arch {
+    Arch { base, ..arch }
+}
+
+const fn narrow(arch: Arch) -> Arch {
+    Arch { is_64_bit: false, ..arch }
+}
+
+/// All of them (config-linux.md, "Seccomp").
+pub static ARCHES: [Arch; 23] = [
+    arch("SCMP_ARCH_AARCH64", Family::Arm, Column::Aarch64, 183 | BITS_64 | LE),
+    arch("SCMP_ARCH_ARM", Family::Arm, Column::Arm, 40 | LE),
+    arch("SCMP_ARCH_LOONGARCH64", Family::Loongarch, Column::Loongarch64, 258 | BITS_64 | LE),
+    multiplexed(arch("SCMP_ARCH_M68K", Family::M68k, Column::M68k, 4)),
+    multiplexed(from(4000, arch("SCMP_ARCH_MIPS", Family::Mips, Column::Mips, 8))),
+    from(5000, arch("SCMP_ARCH_MIPS64", Family::Mips, Column::Mips64, 8 | BITS_64)),
+    narrow(from(6000, arch("SCMP_ARCH_MIPS64N32", Family::Mips, Column::Mips64N32, 8 | BITS_64 | N32))),
+    multiplexed(from(4000, arch("SCMP_ARCH_MIPSEL", Family::Mips, Column::Mips, 8 | LE))),
+    from(5000, arch("SCMP_ARCH_MIPSEL64", Family::Mips, Column::Mips64, 8 | BITS_64 | LE)),
+    narrow(from(6000, arch("SCMP_ARCH_MIPSEL64N32", Family::Mips, Column::Mips64N32, 8 | BITS_64 | LE | N32))),
+    arch("SCMP_ARCH_PARISC", Family::Parisc, Column::Parisc, 15),
+    arch("SCMP_ARCH_PARISC64", Family::Parisc, Column::Parisc64, 15 | BITS_64),
+    multiplexed(arch("SCMP_ARCH_PPC", Family::Ppc, Column::Ppc, 20)),
+    multiplexed(arch("SCMP_ARCH_PPC64", Family::Ppc, Column::Ppc64, 21 | BITS_64)),
+    multiplexed(arch("SCMP_ARCH_PPC64LE", Family::Ppc, Column::Ppc64, 21 | BITS_64 | LE)),
+    arch("SCMP_ARCH_RISCV64", Family::Riscv, Column::Riscv64, 243 | BITS_64 | LE),
+    multiplexed(arch("SCMP_ARCH_S390", Family::S390, Column::S390, 22)),
+    multiplexed(arch("SCMP_ARCH_S390X", Family::S390, Column::S390x, 22 | BITS_64)),
+    multiplexed(arch("SCMP_ARCH_SH", Family::Sh, Column::Sh, 42 | LE)),
+    multiplexed(arch("SCMP_ARCH_SHEB", Family::Sh, Column::Sh, 42)),
+    narrow(from(X32_BIT, arch("SCMP_ARCH_X32", Family::X86, Column::X32, 62 | BITS_64 | LE))),
+    multiplexed(arch("SCMP_ARCH_X86", Family::X86, Column::X86, 3 | LE)),
+    arch("SCMP_ARCH_X86_64", Family::X86, Column::X86_64, 62 | BITS_64 | LE),
+];
+
+const NATIVE: &str = match (cfg!(target_endian = "little"), std::env::consts::ARCH.as_bytes()) {
+    (_, b"aarch64") => "SCMP_ARCH_AARCH64",
+    (_, b"arm") => "SCMP_ARCH_ARM",
+    (_, b"loongarch64") => "SCMP_ARCH_LOONGARCH64",
+    (true, b"powerpc64") => "SCMP_ARCH_PPC64LE",
+    (false, b"powerpc64") => "SCMP_ARCH_PPC64",
+    (_, b"riscv64") => "SCMP_ARCH_RISCV64",
+    (_, b"s390x") => "SCMP_ARCH_S390X",
+    (_, b"x86") => "SCMP_ARCH_X86",
+    (_, b"x86_64") => "SCMP_ARCH_X86_64",
+    _ => panic!("this architecture has no name here yet"),
+};
+
+/// The architecture of this machine.
+pub fn native() -> &'static Arch {
+    // The name is one of the table's, as the tests see to.
+    find(NATIVE).unwrap_or(&ARCHES[0])
+}
+
+/// The architecture called `name`.
+pub fn find(name: &str) -> Option<&'static Arch> {
+    ARCHES.iter().find(|arch| arch.name == name)
+}
+
+impl Arch {
+    /// The number of a system call.
+    pub fn number(&self, syscall: Syscall) -> Option<u32> {
+        syscall.number(self.column).map(|number| self.base + number)
+    }
+
+    /// Whether a machine of the architecture `machine` may run its programs.
+    pub fn runs_on(&self, machine: &Self) -> bool {
+        self.family == machine.family && self.is_big_endian == machine.is_big_endian
+    }
+
+    /// Whether the kernel calls this number in place of one that it does not know.
+    pub fn hides_unknown_numbers_behind(&self, number: u32) -> bool {
+        // s390 passes numbers above 255 to a filter through setup(2), which is nobody's call any more.
+        self.family == Family::S390 && number == 0
+    }
+}
+
+/// A way to reach a system call through another one: its name, and the first argument that means it.
+pub fn multiplexer(syscall: Syscall) -> Option<(&'static str, u64)> {
+    // The order of SYS_SOCKET and the following, net.h, from 1.
+    const SOCKET: [&str; 20] = [
+        "socket", "bind", "connect", "listen", "accept", "getsockname", "getpeername", "socketpair", "send", "recv",
+        "sendto", "recvfrom", "shutdown", "setsockopt", "getsockopt", "sendmsg", "recvmsg", "accept4", "recvmmsg",
+        "sendmmsg",
+    ];
+    // ipc.h.
+    const IPC: [(&str, u64); 12] = [
+        ("semop", 1), ("semget", 2), ("semctl", 3), ("semtimedop", 4), ("msgsnd", 11), ("msgrcv", 12),
+        ("msgget", 13), ("msgctl", 14), ("shmat", 21), ("shmdt", 22), ("shmget", 23), ("shmctl", 24),
+    ];
+    let name = syscall.name();
+    match SOCKET.iter().position(|known| *known == name) {
+        Some(index) => Some(("socketcall", index as u64 + 1)),
+        None => IPC.iter().find(|(known, _)| *known == name).map(|(_, call)| ("ipc", *call)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_native_architecture_is_known() {
+        assert_eq!(native().name, NATIVE);
+        assert!(native().runs_on(native()));
+    }
+
+    #[test]
+    fn a_machine_runs_its_own_kind() {
+        let names = |machine: &str| {
+            let machine = find(machine).unwrap();
+            ARCHES.iter().filter(|arch| arch.runs_on(machine)).map(|arch| arch.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names("SCMP_ARCH_X86_64"), ["SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"]);
+        assert_eq!(names("SCMP_ARCH_AARCH64"), ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]);
+        assert_eq!(names("SCMP_ARCH_PPC64LE"), ["SCMP_ARCH_PPC64LE"]);
+        assert_eq!(names("SCMP_ARCH_S390X"), ["SCMP_ARCH_S390", "SCMP_ARCH_S390X"]);
+    }
+
+    #[test]
+    fn numbers_have_the_base_of_their_architecture() {
+        let number = |arch: &str, name: &str| find(arch).unwrap().number(Syscall::find(name).unwrap());
+        assert_eq!(number("SCMP_ARCH_X32", "ioctl"), Some(0x4000_0000 + 514));
+        assert_eq!(number("SCMP_ARCH_MIPS64", "write"), Some(5001));
+        assert_eq!(number("SCMP_ARCH_MIPSEL", "socketcall"), Some(4102));
+    }
+}

@@ -1,0 +1,289 @@
+//! The filter tested as a program: every number of every architecture, with arguments at which something changes,
+//! against a plain reading of the profile.
+
+mod interpreter;
+mod libseccomp;
+mod profiles;
+mod reference;
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::arch::{ARCHES, Arch, X32_BIT, find, native};
+use super::compile::compile;
+use super::profile::{self, Condition, Profile, action};
+use super::tables::Syscall;
+use interpreter::{Call, assert_well_formed, run};
+use profiles::{Random, parse};
+use seccompiler::BpfProgram;
+
+/// The architectures that a machine like `name` runs, itself first.
+fn arches_of(name: &str) -> Vec<&'static Arch> {
+    let machine = find(name).unwrap();
+    let mut arches: Vec<_> = ARCHES.iter().filter(|arch| arch.runs_on(machine)).collect();
+    arches.sort_by_key(|arch| arch.name != name);
+    arches
+}
+
+fn read(profile: &Value) -> Profile {
+    profile::read(&parse(profile)).unwrap()
+}
+
+fn program(profile: &Profile, arches: &[&Arch]) -> BpfProgram {
+    let program = compile(profile, arches).unwrap();
+    assert_well_formed(&program);
+    program
+}
+
+/// Every number that the architecture has or might get, and those at the edges.
+fn numbers(arch: &Arch) -> Vec<u32> {
+    let highest = Syscall::all().filter_map(|syscall| arch.number(syscall)).max().unwrap();
+    let edges = [0, 1, X32_BIT - 1, X32_BIT, X32_BIT + 1000, 0x7fff_ffff, 0x8000_0000, u32::MAX - 1, u32::MAX];
+    let private = 0xf_0000..0xf_0008;
+    let all = arch.base..=arch.base + (highest - arch.base).min(700) + 5;
+    all.chain(edges).chain(private).collect()
+}
+
+/// Arguments around the values that conditions name.
+fn arguments(random: &mut Random, conditions: &[Condition]) -> Vec<[u64; 6]> {
+    let mut found = vec![[0; 6], [u64::MAX; 6]];
+    for _ in 0..24 {
+        let mut arguments = [0; 6].map(|_: u64| random.value());
+        for condition in conditions {
+            let near = [0, 1, u64::MAX, 1 << 32, (1u64 << 32).wrapping_neg(), 1 << 63];
+            arguments[usize::from(condition.index)] = condition.value.wrapping_add(random.of(&near));
+        }
+        found.push(arguments);
+    }
+    found
+}
+
+/// Compares program and reference for every number; with arguments where rules have conditions.
+fn compare(profile: &Profile, arches: &[&Arch], random: &mut Random) {
+    let program = program(profile, arches);
+    let all: Vec<Condition> = profile.rules.iter().flat_map(|rule| rule.alternatives.iter().flatten()).copied().collect();
+    for arch in arches {
+        for number in numbers(arch) {
+            let mut call = Call { arch: arch.audit, number, arguments: [0; 6] };
+            check(&program, profile, arches, &call, arch.is_big_endian);
+            if !run(&program, &call, arch.is_big_endian).has_read_arguments {
+                continue;
+            }
+            for arguments in arguments(random, &all) {
+                call.arguments = arguments;
+                check(&program, profile, arches, &call, arch.is_big_endian);
+            }
+        }
+    }
+}
+
+fn check(program: &BpfProgram, profile: &Profile, arches: &[&Arch], call: &Call, is_big_endian: bool) {
+    let outcome = run(program, call, is_big_endian);
+    let right = reference::actions(profile, arches, call);
+    assert!(right.contains(&outcome.action), "{call:x?}: {:x}, not {right:x?}, by {profile:?}", outcome.action);
+}
+
+#[test]
+fn random_profiles_mean_what_they_say_on_every_machine() {
+    let names = profiles::all_names();
+    for (machine, seed) in ARCHES.iter().zip(0..) {
+        let mut random = Random::new(seed);
+        for _ in 0..20 {
+            let plain = random.one_in(2);
+            let profile = read(&profiles::random(&mut random, &names, plain));
+            let mut arches = arches_of(machine.name);
+            arches.truncate(1 + random.below(arches.len()));
+            compare(&profile, &arches, &mut random);
+        }
+    }
+}
+
+#[test]
+fn default_profiles_mean_what_they_say() {
+    let mut random = Random::new(7);
+    for profile in [Some(profiles::docker_like()), profiles::podman()].into_iter().flatten() {
+        let profile = read(&profile);
+        for machine in &ARCHES {
+            compare(&profile, &arches_of(machine.name), &mut random);
+        }
+    }
+}
+
+#[test]
+fn the_same_profile_makes_the_same_program() {
+    let profile = read(&profiles::docker_like());
+    let arches = arches_of("SCMP_ARCH_X86_64");
+    assert_eq!(program(&profile, &arches), program(&read(&profiles::docker_like()), &arches));
+}
+
+#[test]
+fn calls_without_conditions_take_few_instructions_and_no_arguments() {
+    for (name, profile) in [("docker-like", Some(profiles::docker_like())), ("podman", profiles::podman())] {
+        let Some(profile) = profile else { continue };
+        let profile = read(&profile);
+        let arches = arches_of("SCMP_ARCH_X86_64");
+        let program = program(&profile, &arches);
+        let mut worst = 0;
+        for syscall in Syscall::all() {
+            let Some(number) = arches[0].number(syscall) else { continue };
+            let call = Call { arch: arches[0].audit, number, arguments: [0; 6] };
+            let outcome = run(&program, &call, false);
+            if !outcome.has_read_arguments {
+                worst = worst.max(outcome.instructions);
+            }
+        }
+        println!("{name}: {} instructions, at most {worst} executed for a native call without conditions", program.len());
+        for name in ["read", "write", "futex", "epoll_wait", "clock_gettime", "openat", "ioctl"] {
+            let number = arches[0].number(Syscall::find(name).unwrap()).unwrap();
+            let outcome = run(&program, &Call { arch: arches[0].audit, number, arguments: [0; 6] }, false);
+            println!("  {name}: {}", outcome.instructions);
+            assert_eq!(outcome.action, action::ALLOW, "{name}");
+            assert!(!outcome.has_read_arguments, "{name}");
+        }
+        assert!(worst <= 12, "{name}: {worst}");
+    }
+}
+
+#[test]
+fn jumps_reach_across_a_long_program() {
+    let mut random = Random::new(3);
+    let rules: Vec<_> = profiles::names(native())
+        .into_iter()
+        .zip(0..)
+        .filter(|(_, index)| index % 2 == 0)
+        .map(|(name, index)| {
+            let args = json!([{"index": index % 6, "value": index, "op": "SCMP_CMP_GT"}]);
+            json!({"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": 1 + index % 50, "args": args})
+        })
+        .collect();
+    let profile = read(&json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}));
+    compare(&profile, &[native()], &mut random);
+}
+
+#[test]
+fn a_profile_that_is_too_long_is_an_error() {
+    let args = |value: usize| json!([{"index": 0, "value": value, "op": "SCMP_CMP_GT"}]);
+    let rule = |value| json!({"names": ["read"], "action": "SCMP_ACT_ALLOW", "args": args(value)});
+    let rules: Vec<_> = (0..2000).map(rule).collect();
+    let profile = read(&json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": rules}));
+    let error = compile(&profile, &[native()]).unwrap_err().to_string();
+    assert!(error.contains("/linux/seccomp") && error.contains("4096"), "{error}");
+}
+
+/// What the program of a profile for x86_64 machines does with a call.
+fn act(profile: &Value, arches: &[&str], call: (&str, u32), arguments: &[u64]) -> u32 {
+    let arches: Vec<_> = arches.iter().map(|name| find(name).unwrap()).collect();
+    let mut call = Call { arch: find(call.0).unwrap().audit, number: call.1, arguments: [0; 6] };
+    call.arguments[..arguments.len()].copy_from_slice(arguments);
+    run(&program(&read(profile), &arches), &call, false).action
+}
+
+const X86_64: &str = "SCMP_ARCH_X86_64";
+
+#[test]
+fn other_entries_do_not_slip_past() {
+    let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["ptrace"], "action": "SCMP_ACT_ERRNO"},
+    ]});
+    let errno = action::ERRNO | 1;
+    assert_eq!(act(&profile, &[X86_64], (X86_64, 101), &[]), errno);
+    assert_eq!(act(&profile, &[X86_64], (X86_64, X32_BIT + 521), &[]), action::KILL_PROCESS);
+    assert_eq!(act(&profile, &[X86_64], ("SCMP_ARCH_X86", 26), &[]), action::KILL_PROCESS);
+    assert_eq!(act(&profile, &[X86_64], (X86_64, u32::MAX), &[]), action::ALLOW);
+    let both = [X86_64, "SCMP_ARCH_X32", "SCMP_ARCH_X86"];
+    assert_eq!(act(&profile, &both, (X86_64, X32_BIT + 521), &[]), errno);
+    assert_eq!(act(&profile, &both, ("SCMP_ARCH_X86", 26), &[]), errno);
+}
+
+#[test]
+fn calls_newer_than_the_profile_do_not_exist() {
+    let profile = |default: &str| json!({"defaultAction": default, "syscalls": [
+        {"names": ["read", "statx"], "action": "SCMP_ACT_LOG"},
+    ]});
+    let enosys = action::ERRNO | libc::ENOSYS as u32;
+    for default in ["SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_TRAP"] {
+        assert_eq!(act(&profile(default), &[X86_64], (X86_64, 333), &[]), enosys, "{default}");
+        assert_ne!(act(&profile(default), &[X86_64], (X86_64, 331), &[]), enosys, "{default}");
+    }
+    for default in ["SCMP_ACT_ALLOW", "SCMP_ACT_TRACE"] {
+        assert_ne!(act(&profile(default), &[X86_64], (X86_64, 333), &[]), enosys, "{default}");
+    }
+}
+
+#[test]
+fn several_conditions_and_rules_combine_as_in_runc() {
+    let rule = |args: Value| json!({"names": ["prctl"], "action": "SCMP_ACT_ERRNO", "args": args});
+    let equal = |index: u32, value: u64| json!({"index": index, "value": value, "op": "SCMP_CMP_EQ"});
+    let profile = |rules: Value| json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules});
+    let refused = |rules: Value, arguments: &[u64]| {
+        act(&profile(rules), &[X86_64], (X86_64, 157), arguments) == action::ERRNO | 1
+    };
+    let both = json!([rule(json!([equal(0, 1), equal(1, 2)]))]);
+    assert!(refused(both.clone(), &[1, 2]) && !refused(both.clone(), &[1, 3]) && !refused(both, &[0, 2]));
+    let one_argument = json!([rule(json!([equal(0, 1), equal(0, 2)]))]);
+    assert!(refused(one_argument.clone(), &[1]) && refused(one_argument.clone(), &[2]) && !refused(one_argument, &[3]));
+    let two = json!([rule(json!([equal(0, 1)])), rule(json!([equal(1, 2)]))]);
+    assert!(refused(two.clone(), &[1, 0]) && refused(two.clone(), &[0, 2]) && !refused(two, &[0, 0]));
+    let high = json!([rule(json!([equal(0, 1 << 32)]))]);
+    assert!(refused(high.clone(), &[1 << 32]) && !refused(high, &[0]));
+}
+
+#[test]
+fn bad_profiles_are_errors_that_name_the_place() {
+    let rule = |rule: Value| json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]});
+    let args = |arg: Value| rule(json!({"names": ["read"], "action": "SCMP_ACT_ERRNO", "args": [arg]}));
+    for (profile, pointer) in [
+        (json!({}), "/defaultAction"),
+        (json!({"defaultAction": "ALLOW"}), "/defaultAction"),
+        (json!({"defaultAction": "SCMP_ACT_ALLOW", "defaultErrnoRet": 1}), "/defaultErrnoRet"),
+        (json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 4096}), "/defaultErrnoRet"),
+        (json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["X86"]}), "/architectures/0"),
+        (json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": ["", "x"]}), "/flags/0"),
+        (json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerMetadata": "x"}), "/listenerMetadata"),
+        (json!({"defaultAction": "SCMP_ACT_NOTIFY"}), "/listenerPath"),
+        (rule(json!({"names": ["read"], "action": "SCMP_ACT_NOTIFY"})), "/listenerPath"),
+        (rule(json!({"names": [], "action": "SCMP_ACT_ERRNO"})), "/syscalls/0/names"),
+        (rule(json!({"names": ["read", ""], "action": "SCMP_ACT_ERRNO"})), "/syscalls/0/names/1"),
+        (rule(json!({"names": ["read"]})), "/syscalls/0/action"),
+        (rule(json!({"names": ["read"], "action": "SCMP_ACT_LOG", "errnoRet": 0})), "/syscalls/0/errnoRet"),
+        (args(json!({"index": 6, "value": 0, "op": "SCMP_CMP_EQ"})), "/syscalls/0/args/0/index"),
+        (args(json!({"index": 0, "value": 0, "op": "=="})), "/syscalls/0/args/0/op"),
+        (args(json!({"index": 0, "value": 0})), "/syscalls/0/args/0/op"),
+    ] {
+        let error = super::plan(&parse(&profile)).unwrap_err().to_string();
+        assert!(error.contains(&format!("(config.json /linux/seccomp{pointer})")), "{profile}: {error}");
+    }
+}
+
+#[test]
+fn what_go_leaves_out_is_no_error() {
+    let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": null, "flags": null, "listenerPath": null,
+        "syscalls": [{"names": null, "action": "SCMP_ACT_ERRNO", "args": null, "errnoRet": null},
+            {"names": ["no_such_call"], "action": "SCMP_ACT_KILL"}]});
+    let plan = super::plan(&parse(&profile)).unwrap();
+    assert_eq!(plan.flags, profile::flag::SPEC_ALLOW);
+    let flags = |flags: Value| {
+        let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": flags});
+        super::plan(&parse(&profile)).unwrap().flags
+    };
+    assert_eq!(flags(json!([])), 0);
+    assert_eq!(flags(json!(["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG"])), profile::flag::LOG);
+    assert_eq!(flags(json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"])), 0, "there is no listener");
+}
+
+/// Not an assertion: run with --nocapture for the figures.
+#[test]
+fn compiling_takes_little() {
+    for (name, profile) in [("docker-like", Some(profiles::docker_like())), ("podman", profiles::podman())] {
+        let Some(profile) = profile else { continue };
+        let profile = parse(&profile);
+        let mut best = Duration::MAX;
+        for _ in 0..50 {
+            let began = Instant::now();
+            super::plan(&profile).unwrap();
+            best = best.min(began.elapsed());
+        }
+        println!("{name}: {best:?}");
+    }
+}

@@ -1,0 +1,87 @@
+//! What a profile means, said as plainly as possible: no ranges, no tables by number, no order of code.
+
+use crate::seccomp::arch::{Arch, X32_BIT, multiplexer};
+use crate::seccomp::profile::{Condition, Operator, Profile, Rule, action};
+use crate::seccomp::tables::Syscall;
+use crate::seccomp::tests::interpreter::Call;
+
+const ENOSYS: u32 = action::ERRNO | libc::ENOSYS as u32;
+
+/// The actions that are right: one, or several where rules contradict each other for these arguments.
+pub fn actions(profile: &Profile, arches: &[&Arch], call: &Call) -> Vec<u32> {
+    let is_x32 = |arch: &Arch| arch.base == X32_BIT;
+    let same: Vec<_> = arches.iter().filter(|arch| arch.audit == call.arch).collect();
+    let shares = same.iter().any(|arch| is_x32(arch) || arch.name == "SCMP_ARCH_X86_64");
+    let has_bit = shares && call.number & X32_BIT != 0 || shares && call.number >= X32_BIT;
+    match same.iter().find(|arch| is_x32(arch) == has_bit) {
+        Some(arch) => in_arch(profile, arch, call),
+        // -1: a tracer skips the call.
+        None if has_bit && call.number == u32::MAX => vec![profile.default],
+        None => vec![action::KILL_PROCESS],
+    }
+}
+
+fn in_arch(profile: &Profile, arch: &Arch, call: &Call) -> Vec<u32> {
+    let named: Vec<_> = profile
+        .rules
+        .iter()
+        .flat_map(|rule| &rule.syscalls)
+        .filter_map(|syscall| arch.number(*syscall))
+        .collect();
+    let refuses = profile.hides_new_syscalls() && !named.is_empty();
+    if refuses && call.number > *named.iter().max().unwrap() {
+        return vec![ENOSYS];
+    }
+    if refuses && call.number == 0 && arch.name.starts_with("SCMP_ARCH_S390") {
+        return vec![ENOSYS];
+    }
+    let rules = profile.rules.iter().filter(|rule| rule.action != profile.default);
+    let matching: Vec<_> = rules.flat_map(|rule| matches(rule, arch, call).into_iter().map(|it| (rule, it))).collect();
+    if let Some((rule, _)) = matching.iter().find(|(_, is_unconditional)| *is_unconditional) {
+        return vec![rule.action];
+    }
+    let mut actions: Vec<_> = matching.iter().map(|(rule, _)| rule.action).collect();
+    actions.sort_unstable();
+    actions.dedup();
+    if actions.is_empty() { vec![profile.default] } else { actions }
+}
+
+/// For each way in which the rule is met: whether it is met by any arguments.
+fn matches(rule: &Rule, arch: &Arch, call: &Call) -> Vec<bool> {
+    let mut found = Vec::new();
+    for syscall in &rule.syscalls {
+        for conditions in &rule.alternatives {
+            if arch.number(*syscall) == Some(call.number) && conditions.iter().all(|it| is_met(it, arch, call)) {
+                found.push(conditions.iter().all(|it| is_always_met(it, arch)));
+            }
+            let through = multiplexer(*syscall).filter(|_| arch.has_multiplexers);
+            let Some((name, first)) = through else { continue };
+            let is_call = Syscall::find(name).and_then(|it| arch.number(it)) == Some(call.number);
+            let is_meant = call.arguments[0] as u32 == first as u32 && (!arch.is_64_bit || call.arguments[0] == first);
+            let others = || conditions.iter().filter(|it| it.index != 0).all(|it| is_met(it, arch, call));
+            if is_call && is_meant && others() {
+                found.push(false);
+            }
+        }
+    }
+    found
+}
+
+fn is_always_met(condition: &Condition, arch: &Arch) -> bool {
+    condition.mask == 0 || !arch.is_64_bit && condition.mask as u32 == 0
+}
+
+fn is_met(condition: &Condition, arch: &Arch, call: &Call) -> bool {
+    let cut = |value: u64| if arch.is_64_bit { value } else { u64::from(value as u32) };
+    let argument = cut(call.arguments[usize::from(condition.index)]);
+    let (value, mask) = (cut(condition.value), cut(condition.mask));
+    match condition.operator {
+        Operator::NotEqual => argument != value,
+        Operator::Less => argument < value,
+        Operator::LessOrEqual => argument <= value,
+        Operator::Equal => argument == value,
+        Operator::GreaterOrEqual => argument >= value,
+        Operator::Greater => argument > value,
+        Operator::MaskedEqual => argument & mask == value & mask,
+    }
+}

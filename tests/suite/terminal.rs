@@ -1,0 +1,212 @@
+//! `process.terminal` and `process.consoleSize`: over a console socket, and for a `run` in the foreground.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+
+use nix::pty::{OpenptyResult, Winsize, openpty};
+use nix::sys::termios::{LocalFlags, tcgetattr};
+use serde_json::json;
+
+use crate::descriptors::receive;
+use crate::harness::{Bundle, Host, program};
+use crate::support::{Canary, fails_at, race, replace_by_link, user_namespace};
+
+/// A bundle with a terminal of 33 lines and 77 columns.
+fn with_terminal<'a>(host: &'a Host, script: &str) -> Bundle<'a> {
+    let mut bundle = host.bundle();
+    bundle.config["process"]["terminal"] = json!(true);
+    bundle.config["process"]["consoleSize"] = json!({ "height": 33, "width": 77 });
+    bundle.script(script);
+    bundle
+}
+
+/// Listens for a terminal, and tells the bundle where to send it.
+fn listen(host: &Host, bundle: &mut Bundle<'_>) -> UnixListener {
+    let path = host.temp.join("console.sock");
+    let _ = fs::remove_file(&path);
+    bundle.flags = ["--console-socket", path.to_str().unwrap()].map(Into::into).to_vec();
+    UnixListener::bind(&path).unwrap()
+}
+
+fn accept(listener: &UnixListener) -> File {
+    let (connection, _) = listener.accept().unwrap();
+    // The one owner: the descriptor was just received.
+    from_raw(receive(&connection))
+}
+
+#[allow(unsafe_code)]
+fn from_raw(number: i32) -> File {
+    // SAFETY: the number was received from a socket and belongs to nobody else.
+    unsafe { File::from_raw_fd(number) }
+}
+
+/// Everything until the other end is closed, which a terminal tells as an error.
+fn read_all(mut master: File) -> String {
+    let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
+    while let Ok(length @ 1..) = master.read(&mut buffer) {
+        text.extend_from_slice(&buffer[..length]);
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// Creates and starts with a console socket; what was printed on the terminal.
+fn printed(host: &Host, bundle: &mut Bundle<'_>) -> String {
+    let listener = listen(host, bundle);
+    bundle.create().ok();
+    let master = accept(&listener);
+    let pid = bundle.pid();
+    bundle.start().ok();
+    let text = read_all(master);
+    host.reap(pid);
+    bundle.delete_by_force();
+    text
+}
+
+#[test]
+fn a_terminal_is_sent_over_the_console_socket() {
+    let host = Host::new();
+    for own_users in [false, true] {
+        let mut bundle =
+            with_terminal(&host, "probe tty sid pid; tty; stat -c '%t %T' /dev/console /dev/pts/0; stty size");
+        if own_users {
+            user_namespace(&mut bundle, 100_000);
+        }
+        let text = printed(&host, &mut bundle);
+        let report: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        let tty = json!({ "0": true, "1": true, "2": true, "rdev": "136:0", "winsize": [33, 77] });
+        assert_eq!((&report["tty"], &report["sid"]), (&tty, &json!(1)), "{text}");
+        let rest: Vec<_> = text.lines().skip(1).collect();
+        assert_eq!(rest, ["/dev/pts/0", "88 0", "88 0", "33 77"], "{text}");
+    }
+}
+
+#[test]
+fn the_terminal_is_the_controlling_one_and_its_users() {
+    let host = Host::new();
+    let mut bundle = with_terminal(&host, "echo through > /dev/tty; stat -c %u /dev/pts/0");
+    bundle.config["process"]["user"] = json!({ "uid": 1000, "gid": 1000 });
+    assert_eq!(printed(&host, &mut bundle), "through\r\n1000\r\n");
+}
+
+#[test]
+fn impossible_terminals_are_refused() {
+    let host = Host::new();
+    let mut bundle = with_terminal(&host, "true");
+    fails_at(&bundle.create(), "/process/terminal");
+    fails_at(&bundle.making("run", &["--detach"]).run(), "/process/terminal");
+    bundle.flags = ["--console-socket", "/nowhere"].map(Into::into).to_vec();
+    bundle.create().fails_with("cannot connect to a socket: /nowhere");
+    bundle.config["process"]["terminal"] = json!(false);
+    fails_at(&bundle.create(), "/process/terminal");
+    bundle.config["process"]["terminal"] = json!(true);
+    bundle.flags.clear();
+    bundle.config["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/dev/pts");
+    fails_at(&bundle.run(), "/process/terminal");
+}
+
+/// A `run` in the foreground on a terminal of 44 lines and 55 columns.
+fn foreground(host: &Host, bundle: &Bundle<'_>) -> (Child, OpenptyResult) {
+    let size = Winsize { ws_row: 44, ws_col: 55, ws_xpixel: 0, ws_ypixel: 0 };
+    let pty = openpty(Some(&size), None).unwrap();
+    bundle.write_config();
+    let end = || pty.slave.try_clone().unwrap();
+    let child = Command::new("setsid")
+        .arg(program("kelson"))
+        .args(["--root".into(), host.root.clone(), "run".into(), "--bundle".into(), bundle.path.clone()])
+        .arg(&bundle.id)
+        .stdin(end())
+        .stdout(end())
+        .stderr(end())
+        .spawn()
+        .unwrap();
+    (child, pty)
+}
+
+#[test]
+fn a_run_in_the_foreground_relays_the_callers_terminal() {
+    let host = Host::new();
+    let bundle = with_terminal(&host, "stty size; read line; echo got $line; exit 5");
+    let (mut child, pty) = foreground(&host, &bundle);
+    let mut master = File::from(pty.master);
+    master.write_all(b"hello\r").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(5));
+    // As it was before.
+    assert!(tcgetattr(&pty.slave).unwrap().local_flags.contains(LocalFlags::ECHO | LocalFlags::ICANON));
+    drop::<OwnedFd>(pty.slave);
+    let text = read_all(master);
+    assert!(text.contains("44 55\r\n") && text.contains("got hello\r\n"), "{text:?}");
+}
+
+#[test]
+fn without_a_terminal_of_the_callers_a_run_relays_its_standard_streams() {
+    let host = Host::new();
+    let bundle = with_terminal(&host, "read line; echo got $line; exit 6");
+    let output = bundle.making("run", &[]).stdin("hello\n").run();
+    assert_eq!(output.code, 6);
+    assert!(output.stdout.contains("got hello"), "{output:?}");
+}
+
+#[test]
+fn cve_2017_5226_nothing_is_typed_into_the_callers_terminal() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    // Its streams are the caller's terminal, but that is not its controlling one.
+    bundle.script("tty; echo x 2>/dev/null > /dev/tty && exit 1; ps -o sid | tail -n 1; exit 0");
+    let (mut child, pty) = foreground(&host, &bundle);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    drop(pty);
+}
+
+/// Whether the console of a container is its terminal, where its /dev is the image's own.
+fn own_dev<'a>(host: &'a Host, script: &str) -> Bundle<'a> {
+    let mut bundle = with_terminal(host, script);
+    bundle.writable();
+    bundle.config["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/dev");
+    bundle
+}
+
+#[test]
+fn cve_2025_52565_a_link_for_the_console_is_not_followed() {
+    let host = Host::new();
+    let canary = Canary::new(&host);
+    for target in [PathBuf::from("/proc/sysrq-trigger"), "/etc/passwd".into(), canary.path.join("console"), "x".into()]
+    {
+        let mut bundle = own_dev(&host, "true");
+        symlink(&target, bundle.rootfs.join("dev/console")).unwrap();
+        let _listener = listen(&host, &mut bundle);
+        bundle.create().fails_with("ELOOP");
+    }
+    let mut bundle = own_dev(&host, "true");
+    canary.link_from(&bundle.rootfs.join("dev/pts"));
+    let _listener = listen(&host, &mut bundle);
+    bundle.create().fails_with("ELOOP");
+    canary.is_untouched();
+}
+
+#[test]
+fn cve_2025_52565_a_console_that_is_swapped_is_the_terminal_or_an_error() {
+    let host = Host::new();
+    let canary = Canary::new(&host);
+    let mut bundle =
+        own_dev(&host, "test \"$(stat -c '%t %T' /dev/pts/0)\" = '88 0' && ! grep -q ' /etc/' /proc/self/mountinfo");
+    let console = bundle.rootfs.join("dev/console");
+    let link = bundle.rootfs.join("dev/other");
+    fs::write(&console, "").unwrap();
+    replace_by_link(&link, "/etc/passwd".as_ref());
+    let racer = race(&host, &console, &link);
+    let mut worked = 0;
+    for _ in 0..50 {
+        let output = bundle.making("run", &[]).run();
+        assert!(output.code == 0 || output.stderr.contains("console"), "{output:?}");
+        worked += i32::from(output.code == 0);
+    }
+    drop(racer);
+    assert!(worked > 0, "never");
+    canary.is_untouched();
+    assert!(listen(&host, &mut bundle).as_raw_fd() > 2);
+}
