@@ -299,7 +299,7 @@ fn died(pid: Pid) -> Error {
         Ok(WaitStatus::Exited(_, status)) => format!("ended with status {status}"),
         _ => "went away".to_owned(),
     };
-    let hint = if how.contains("SIGSYS") {
+    let hint = if how.contains("SIGSYS") || how.contains("SIGSEGV") {
         "its seccomp profile forbids a call of the start itself: set noNewPrivileges, which has it loaded last"
     } else {
         "SIGKILL may come from the kernel's OOM killer: is the memory limit too low?"

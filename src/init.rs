@@ -62,7 +62,7 @@ pub fn run(plan: &Plan, inherited: &mut Inherited) -> ! {
 
 fn give_up(inherited: &Inherited, error: Error) -> ! {
     let _ = inherited.wire.send(&Message::Failed(error));
-    std::process::exit(1)
+    sys::exit_or_crash(1)
 }
 
 fn step<T>(name: &str, result: Result<T>) -> Result<T> {

@@ -135,24 +135,71 @@ impl Arch {
     }
 }
 
-/// A way to reach a system call through another one: its name, and the first argument that means it.
-pub fn multiplexer(syscall: Syscall) -> Option<(&'static str, u64)> {
-    // The order of SYS_SOCKET and the following, net.h, from 1.
-    const SOCKET: [&str; 20] = [
-        "socket", "bind", "connect", "listen", "accept", "getsockname", "getpeername", "socketpair", "send", "recv",
-        "sendto", "recvfrom", "shutdown", "setsockopt", "getsockopt", "sendmsg", "recvmsg", "accept4", "recvmmsg",
+/// A system call that can also be reached through another one: that one, and the first argument that means it.
+#[derive(Clone, Copy, Debug)]
+pub struct Multiplexed {
+    pub syscall: Syscall,
+    pub through: Syscall,
+    pub call: u64,
+}
+
+/// All such system calls: net.h numbers sockets' from 1 in this order, ipc.h those of System V IPC as here.
+pub fn multiplexed_syscalls() -> Vec<Multiplexed> {
+    const SOCKET: &[&str] = &[
+        "socket",
+        "bind",
+        "connect",
+        "listen",
+        "accept",
+        "getsockname",
+        "getpeername",
+        "socketpair",
+        "send",
+        "recv",
+        "sendto",
+        "recvfrom",
+        "shutdown",
+        "setsockopt",
+        "getsockopt",
+        "sendmsg",
+        "recvmsg",
+        "accept4",
+        "recvmmsg",
         "sendmmsg",
     ];
-    // ipc.h.
-    const IPC: [(&str, u64); 12] = [
-        ("semop", 1), ("semget", 2), ("semctl", 3), ("semtimedop", 4), ("msgsnd", 11), ("msgrcv", 12),
-        ("msgget", 13), ("msgctl", 14), ("shmat", 21), ("shmdt", 22), ("shmget", 23), ("shmctl", 24),
+    const IPC: &[&str] = &[
+        "semop",
+        "semget",
+        "semctl",
+        "semtimedop",
+        "",
+        "",
+        "",
+        "",
+        "",
+        "",
+        "msgsnd",
+        "msgrcv",
+        "msgget",
+        "msgctl",
+        "",
+        "",
+        "",
+        "",
+        "",
+        "",
+        "shmat",
+        "shmdt",
+        "shmget",
+        "shmctl",
     ];
-    let name = syscall.name();
-    match SOCKET.iter().position(|known| *known == name) {
-        Some(index) => Some(("socketcall", index as u64 + 1)),
-        None => IPC.iter().find(|(known, _)| *known == name).map(|(_, call)| ("ipc", *call)),
-    }
+    let list = |name: &str, calls: &'static [&'static str]| {
+        let through = Syscall::find(name);
+        calls.iter().zip(1..).filter_map(move |(name, call)| {
+            Some(Multiplexed { syscall: Syscall::find(name)?, through: through?, call })
+        })
+    };
+    list("socketcall", SOCKET).chain(list("ipc", IPC)).collect()
 }
 
 #[cfg(test)]

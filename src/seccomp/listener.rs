@@ -108,8 +108,7 @@ fn send(exchange: &Exchange, agent: OwnedFd, message: &[u8]) {
     };
     let sent = match u32::try_from(number) {
         Err(_) => Ok(()),
-        Ok(_) => inherited(number)
-            .and_then(|descriptor| send_descriptors(&agent, message, &[descriptor.as_raw_fd()])),
+        Ok(_) => inherited(number).and_then(|descriptor| send_descriptors(&agent, message, &[descriptor.as_raw_fd()])),
     };
     drop(agent);
     exchange.sent.store(sent.map_or_else(|errno| errno as i32, |()| 0), Ordering::Release);

@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use seccompiler::BpfProgram;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::spec::seccomp as spec;
 use crate::sys::seccomp as sys;
 use profile::flag;

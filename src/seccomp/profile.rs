@@ -188,9 +188,11 @@ fn read_flags(names: &[String]) -> Result<u64> {
 fn read_rule(index: usize, entry: &spec::Syscall) -> Result<Rule> {
     let pointer = format!("/linux/seccomp/syscalls/{index}");
     let action = read_action(&entry.action, entry.errno_ret).map_err(|e| e.at(&pointer, "action", "errnoRet"))?;
-    let conditions = entry.args.iter().enumerate().map(|(index, argument)| {
-        read_condition(argument, |field| format!("{pointer}/args/{index}/{field}"))
-    });
+    let conditions = entry
+        .args
+        .iter()
+        .enumerate()
+        .map(|(index, argument)| read_condition(argument, |field| format!("{pointer}/args/{index}/{field}")));
     let conditions: Vec<_> = conditions.collect::<Result<_>>()?;
     Ok(Rule { syscalls: read_names(entry.names.as_deref(), &pointer)?, action, alternatives: alternatives(conditions) })
 }
@@ -227,7 +229,9 @@ fn read_condition(argument: &spec::Argument, pointer: impl Fn(&str) -> String) -
             Ok(Condition { index, operator: Operator::MaskedEqual, value, mask })
         }
         Some(operator) => Ok(Condition { index, operator, value: argument.value, mask: u64::MAX }),
-        None => Err(unknown("operator", &argument.op, OPERATORS.iter().map(|(known, _)| *known)).pointer(pointer("op"))),
+        None => {
+            Err(unknown("operator", &argument.op, OPERATORS.iter().map(|(known, _)| *known)).pointer(pointer("op")))
+        }
     }
 }
 

@@ -3,9 +3,8 @@
 
 use std::cmp::{Ordering, Reverse};
 
-use super::arch::{Arch, X32_BIT, multiplexer};
+use super::arch::{Arch, X32_BIT, multiplexed_syscalls};
 use super::profile::{Condition, Operator, Profile, Rule, action};
-use super::tables::Syscall;
 
 /// What happens to a system call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +91,7 @@ struct Entry {
 /// The rules of the profile for this architecture, sorted by number and else as they were given; and the greatest
 /// number that it names.
 fn entries(profile: &Profile, arch: &Arch) -> (Vec<Entry>, Option<u32>) {
-    let multiplexers = ["socketcall", "ipc"].map(|name| Syscall::find(name).and_then(|call| arch.number(call)));
+    let multiplexed = if arch.has_multiplexers { multiplexed_syscalls() } else { Vec::new() };
     let mut entries = Vec::new();
     let mut newest = None;
     for rule in &profile.rules {
@@ -103,9 +102,9 @@ fn entries(profile: &Profile, arch: &Arch) -> (Vec<Entry>, Option<u32>) {
             if rule.action == profile.default {
                 continue;
             }
-            if let Some((name, call)) = multiplexer(*syscall).filter(|_| arch.has_multiplexers) {
-                let number = multiplexers[usize::from(name == "ipc")];
-                entries.extend(number.into_iter().flat_map(|number| checks(rule, number, arch, Some(call))));
+            if let Some(other) = multiplexed.iter().find(|other| other.syscall == *syscall) {
+                let number = arch.number(other.through);
+                entries.extend(number.into_iter().flat_map(|number| checks(rule, number, arch, Some(other.call))));
             }
             entries.extend(number.into_iter().flat_map(|number| checks(rule, number, arch, None)));
         }

@@ -133,7 +133,7 @@ fn values_that_are_invalid_are_named_by_their_place() {
         ("/linux/resources/devices/0/access", json!("rwx")),
         ("/linux/intelRdt", json!({"closID": "a/b"})),
         ("/linux/personality", json!({"domain": "MOON"})),
-        ("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ERRNO"})),
+        ("/linux/seccomp/defaultAction", json!("SCMP_ACT_MOON")),
     ] {
         bundle.config = good.clone();
         set(&mut bundle.config, place, value.clone());

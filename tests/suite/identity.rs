@@ -74,11 +74,8 @@ fn what_the_runtime_lacks_is_a_warning() {
     for set in ["bounding", "effective", "permitted"] {
         bundle.config["process"]["capabilities"][set] = json!(["CAP_KILL", "CAP_MKNOD"]);
     }
-    let output = bundle.args(&["/bin/probe", "caps"]).run();
-    if output.code != 0 {
-        // The devices could not be made either, and the host's are bound instead.
-        panic!("{output:?}");
-    }
+    // The devices cannot be made either: the host's are bound instead.
+    let output = bundle.args(&["/bin/probe", "caps"]).run().ok();
     assert_eq!(output.json()["caps"]["effective"], json!(["CAP_KILL"]));
     assert!(output.stderr.contains("CAP_MKNOD"), "{output:?}");
 }

@@ -45,7 +45,7 @@ impl Drop for Pair<'_> {
 }
 
 /// Runs with the device in the container, and returns what `ip` shows there.
-fn moved(host: &Host, pair: &Pair<'_>, device: Value) -> String {
+fn moved(host: &Host, pair: &Pair<'_>, device: &Value) -> String {
     let mut bundle = host.bundle();
     bundle.config["linux"]["netDevices"] = json!({ pair.name.clone(): device });
     std::os::unix::fs::symlink("busybox", bundle.rootfs.join("bin/ip")).unwrap();
@@ -58,7 +58,7 @@ fn a_device_arrives_with_its_addresses_and_is_up() {
     for (device, name) in [(json!({}), ""), (json!({ "name": "inner" }), "inner"), (json!({ "name": "eth%d" }), "eth0")]
     {
         let Some(pair) = Pair::new(&host) else { return };
-        let shown = moved(&host, &pair, device);
+        let shown = moved(&host, &pair, &device);
         let name = if name.is_empty() { pair.name.as_str() } else { name };
         for text in [&format!(": {name}@"), ",UP", "mtu 1400", "10.99.8.7/24", "fd00:99::1/64"] {
             assert!(shown.contains(text), "{text}: {shown}");

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use serde_json::{Value, json};
 
 use crate::harness::Host;
-use crate::support::{fails_at, has_all, mount_at, stat};
+use crate::support::{fails_at, has_all, mount_at, stat, user_namespace};
 
 #[test]
 fn the_root_is_the_rootfs_by_a_relative_or_absolute_path() {
@@ -140,4 +140,17 @@ fn the_propagation_of_the_root_is_set() {
     let mut bundle = host.bundle();
     bundle.config["linux"]["rootfsPropagation"] = json!("moon");
     fails_at(&bundle.run(), "/linux/rootfsPropagation");
+}
+
+#[test]
+fn masked_paths_are_hidden_in_a_user_namespace_too() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    user_namespace(&mut bundle, 100_000);
+    fs::create_dir(bundle.rootfs.join("etc/hidden")).unwrap();
+    bundle.config["linux"]["maskedPaths"] = json!(["/etc/hidden", "/etc/passwd"]);
+    let report = bundle.probe(&["mounts"]);
+    for path in ["/etc/hidden", "/etc/passwd"] {
+        assert_eq!(mount_at(&report, path).unwrap()["fsType"], "tmpfs");
+    }
 }

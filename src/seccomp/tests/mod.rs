@@ -62,7 +62,8 @@ fn arguments(random: &mut Random, conditions: &[Condition]) -> Vec<[u64; 6]> {
 /// Compares program and reference for every number; with arguments where rules have conditions.
 fn compare(profile: &Profile, arches: &[&Arch], random: &mut Random) {
     let program = program(profile, arches);
-    let all: Vec<Condition> = profile.rules.iter().flat_map(|rule| rule.alternatives.iter().flatten()).copied().collect();
+    let all: Vec<Condition> =
+        profile.rules.iter().flat_map(|rule| rule.alternatives.iter().flatten()).copied().collect();
     for arch in arches {
         for number in numbers(arch) {
             let mut call = Call { arch: arch.audit, number, arguments: [0; 6] };
@@ -133,7 +134,10 @@ fn calls_without_conditions_take_few_instructions_and_no_arguments() {
                 worst = worst.max(outcome.instructions);
             }
         }
-        println!("{name}: {} instructions, at most {worst} executed for a native call without conditions", program.len());
+        println!(
+            "{name}: {} instructions, at most {worst} executed for a native call without conditions",
+            program.len()
+        );
         for name in ["read", "write", "futex", "epoll_wait", "clock_gettime", "openat", "ioctl"] {
             let number = arches[0].number(Syscall::find(name).unwrap()).unwrap();
             let outcome = run(&program, &Call { arch: arches[0].audit, number, arguments: [0; 6] }, false);
@@ -198,9 +202,11 @@ fn other_entries_do_not_slip_past() {
 
 #[test]
 fn calls_newer_than_the_profile_do_not_exist() {
-    let profile = |default: &str| json!({"defaultAction": default, "syscalls": [
-        {"names": ["read", "statx"], "action": "SCMP_ACT_LOG"},
-    ]});
+    let profile = |default: &str| {
+        json!({"defaultAction": default, "syscalls": [
+            {"names": ["read", "statx"], "action": "SCMP_ACT_LOG"},
+        ]})
+    };
     let enosys = action::ERRNO | libc::ENOSYS as u32;
     for default in ["SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_TRAP"] {
         assert_eq!(act(&profile(default), &[X86_64], (X86_64, 333), &[]), enosys, "{default}");

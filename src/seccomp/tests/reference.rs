@@ -1,8 +1,7 @@
 //! What a profile means, said as plainly as possible: no ranges, no tables by number, no order of code.
 
-use crate::seccomp::arch::{Arch, X32_BIT, multiplexer};
+use crate::seccomp::arch::{Arch, Multiplexed, X32_BIT, multiplexed_syscalls};
 use crate::seccomp::profile::{Condition, Operator, Profile, Rule, action};
-use crate::seccomp::tables::Syscall;
 use crate::seccomp::tests::interpreter::Call;
 
 const ENOSYS: u32 = action::ERRNO | libc::ENOSYS as u32;
@@ -22,12 +21,8 @@ pub fn actions(profile: &Profile, arches: &[&Arch], call: &Call) -> Vec<u32> {
 }
 
 fn in_arch(profile: &Profile, arch: &Arch, call: &Call) -> Vec<u32> {
-    let named: Vec<_> = profile
-        .rules
-        .iter()
-        .flat_map(|rule| &rule.syscalls)
-        .filter_map(|syscall| arch.number(*syscall))
-        .collect();
+    let named: Vec<_> =
+        profile.rules.iter().flat_map(|rule| &rule.syscalls).filter_map(|syscall| arch.number(*syscall)).collect();
     let refuses = profile.hides_new_syscalls() && !named.is_empty();
     if refuses && call.number > *named.iter().max().unwrap() {
         return vec![ENOSYS];
@@ -36,7 +31,9 @@ fn in_arch(profile: &Profile, arch: &Arch, call: &Call) -> Vec<u32> {
         return vec![ENOSYS];
     }
     let rules = profile.rules.iter().filter(|rule| rule.action != profile.default);
-    let matching: Vec<_> = rules.flat_map(|rule| matches(rule, arch, call).into_iter().map(|it| (rule, it))).collect();
+    let multiplexed = if arch.has_multiplexers { multiplexed_syscalls() } else { Vec::new() };
+    let matching: Vec<_> =
+        rules.flat_map(|rule| matches(rule, arch, &multiplexed, call).into_iter().map(move |it| (rule, it))).collect();
     if let Some((rule, _)) = matching.iter().find(|(_, is_unconditional)| *is_unconditional) {
         return vec![rule.action];
     }
@@ -47,17 +44,17 @@ fn in_arch(profile: &Profile, arch: &Arch, call: &Call) -> Vec<u32> {
 }
 
 /// For each way in which the rule is met: whether it is met by any arguments.
-fn matches(rule: &Rule, arch: &Arch, call: &Call) -> Vec<bool> {
+fn matches(rule: &Rule, arch: &Arch, multiplexed: &[Multiplexed], call: &Call) -> Vec<bool> {
     let mut found = Vec::new();
     for syscall in &rule.syscalls {
         for conditions in &rule.alternatives {
             if arch.number(*syscall) == Some(call.number) && conditions.iter().all(|it| is_met(it, arch, call)) {
                 found.push(conditions.iter().all(|it| is_always_met(it, arch)));
             }
-            let through = multiplexer(*syscall).filter(|_| arch.has_multiplexers);
-            let Some((name, first)) = through else { continue };
-            let is_call = Syscall::find(name).and_then(|it| arch.number(it)) == Some(call.number);
-            let is_meant = call.arguments[0] as u32 == first as u32 && (!arch.is_64_bit || call.arguments[0] == first);
+            let Some(other) = multiplexed.iter().find(|other| other.syscall == *syscall) else { continue };
+            let is_call = arch.number(other.through) == Some(call.number);
+            let first = call.arguments[0];
+            let is_meant = if arch.is_64_bit { first == other.call } else { first as u32 == other.call as u32 };
             let others = || conditions.iter().filter(|it| it.index != 0).all(|it| is_met(it, arch, call));
             if is_call && is_meant && others() {
                 found.push(false);
