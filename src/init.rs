@@ -233,7 +233,13 @@ fn become_the_process(
     process.schedule.apply()?;
     plan.labels.label_exec(procfs.unwrap_or(&inherited.host_procfs))?;
     let may_set_groups = may_set_groups(plan, inherited);
+    // Whatever can be done before a seccomp filter is loaded is, so that profiles need not allow it.
     let entered = enter_directory(&process.cwd)?;
+    if entered {
+        check_directory(&process.cwd)?;
+    }
+    let env = environment(process, root);
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(process.identity.umask));
     crate::process::rlimit::apply(&process.rlimits)?;
     own_standard_streams(process.identity.uid);
     process.capabilities.limit_bounding()?;
@@ -249,16 +255,15 @@ fn become_the_process(
     if !entered {
         // Only its user may enter it.
         chdir(&process.cwd).map_err(|errno| no_directory(&process.cwd, errno))?;
+        check_directory(&process.cwd)?;
     }
-    check_directory(&process.cwd)?;
     if process.no_new_privileges {
         sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).context(|| "cannot set no_new_privs")?;
     }
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(process.identity.umask));
     // A change of ids has made it the default again, whatever that is on this host.
     sys::prctl(libc::PR_SET_DUMPABLE, 0).context(|| "cannot become untraceable")?;
     let path = if process.args.is_empty() { CString::default() } else { program::find(process)? };
-    Ok(Program { path, env: environment(process, root) })
+    Ok(Program { path, env })
 }
 
 /// What execve(2) is called with, beside the arguments.

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::unistd::{ForkResult, Pid, fork};
 use std::ffi::{CStr, OsString};
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::ptr;
 
@@ -239,6 +239,62 @@ pub fn install_filter(program: &mut [libc::sock_filter]) -> Result<()> {
         libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, ptr::from_ref(&program))
     })
     .map(drop)
+}
+
+/// `struct seccomp_notif`: a call that a filter leaves to its listener.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Notification {
+    pub id: u64,
+    pub pid: u32,
+    pub flags: u32,
+    pub number: i32,
+    pub arch: u32,
+    pub instruction: u64,
+    pub arguments: [u64; 6],
+}
+
+#[repr(C)]
+struct NotificationAnswer {
+    id: u64,
+    value: i64,
+    error: i32,
+    flags: u32,
+}
+
+/// Waits for a call that a filter leaves to its listener, `seccomp_unotify(2)`.
+pub fn receive_notification(listener: BorrowedFd) -> Result<Notification> {
+    const SECCOMP_IOCTL_NOTIF_RECV: c_ulong = 0xc050_2100;
+    let mut notification = Notification::default();
+    let place = ptr::from_mut(&mut notification);
+    // SAFETY: the kernel writes a structure of this layout, whose size is part of the request.
+    Errno::result(unsafe { libc::ioctl(listener.as_raw_fd(), SECCOMP_IOCTL_NOTIF_RECV as _, place) })?;
+    Ok(notification)
+}
+
+/// Answers such a call: it fails with `errno`, or is made by the kernel where there is none.
+pub fn answer_notification(listener: BorrowedFd, id: u64, errno: Option<i32>) -> Result<()> {
+    const SECCOMP_IOCTL_NOTIF_SEND: c_ulong = 0xc018_2101;
+    const SECCOMP_USER_NOTIF_FLAG_CONTINUE: u32 = 1;
+    let flags = if errno.is_some() { 0 } else { SECCOMP_USER_NOTIF_FLAG_CONTINUE };
+    let answer = NotificationAnswer { id, value: 0, error: -errno.unwrap_or(0), flags };
+    let place = ptr::from_ref(&answer);
+    // SAFETY: the kernel reads a structure of this layout, whose size is part of the request.
+    Errno::result(unsafe { libc::ioctl(listener.as_raw_fd(), SECCOMP_IOCTL_NOTIF_SEND as _, place) }).map(drop)
+}
+
+/// Receives a message and the one descriptor that comes with it.
+pub fn receive_with_descriptor(socket: BorrowedFd, buffer: &mut [u8]) -> Result<(usize, Option<OwnedFd>)> {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+    let mut parts = [std::io::IoSliceMut::new(buffer)];
+    let mut control = nix::cmsg_space!(c_int);
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let descriptor = message.cmsgs()?.find_map(|part| match part {
+        ControlMessageOwned::ScmRights(numbers) => numbers.first().copied(),
+        _ => None,
+    });
+    // SAFETY: the kernel has just made the descriptor for us.
+    Ok((message.bytes, descriptor.map(|number| unsafe { OwnedFd::from_raw_fd(number) })))
 }
 
 /// Runs `body` in a child, which ends with the status that it returns.

@@ -31,5 +31,6 @@ mod races;
 mod rootfs;
 mod rootless;
 mod run;
+mod seccomp;
 mod terminal;
 mod user_namespaces;
