@@ -244,6 +244,7 @@ pub fn install_filter(program: &mut [libc::sock_filter]) -> Result<()> {
 /// `struct seccomp_notif`: a call that a filter leaves to its listener.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs)]
 pub struct Notification {
     pub id: u64,
     pub pid: u32,

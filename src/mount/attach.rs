@@ -54,7 +54,9 @@ fn one(
                 copy_up(&tree, mount, root)?;
             }
             attach(&tree, mount, root)?;
-            if mount.destination == Path::new("/proc") && parameters.iter().all(|parameter| parameter.value.is_none()) {
+            let plain = parameters.iter().all(|parameter| parameter.key.as_c_str() == c"source");
+            let writable = mount.attributes.set & attr::RDONLY == 0;
+            if mount.destination == Path::new("/proc") && name.as_c_str() == c"proc" && plain && writable {
                 mounted.procfs = Some(Procfs::new(tree)?);
             }
             Ok(())

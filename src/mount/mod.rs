@@ -125,8 +125,7 @@ fn kind(mount: &Mount, options: &Options, around: &Surroundings<'_>) -> Result<K
         }
         return Ok(Kind::Remount);
     }
-    // Some configurations say only `"type": "bind"`; the spec goes by the options, and runc takes both.
-    if let Some(recursive) = options.bind.or((name == "bind").then_some(false)) {
+    if let Some(recursive) = options.bind {
         if let Some(flag) = options.superblock.iter().find(|flag| !matches!(**flag, "async" | "nomand")) {
             return Err(Error::new(format!("`{flag}` belongs to a file system and cannot be set on a bind mount")));
         }
@@ -134,6 +133,8 @@ fn kind(mount: &Mount, options: &Options, around: &Surroundings<'_>) -> Result<K
         return Ok(Kind::Bind { source: around.bundle.join(source), recursive });
     }
     match name {
+        "bind" => Err(Error::new("a bind mount is one by its options, and not by its type")
+            .hint("add `bind` or `rbind` to the options")),
         "" | "none" => Err(Error::new("a mount needs a type, or `bind` among its options")),
         "cgroup" | "cgroup2" => Ok(Kind::Cgroup),
         _ => Ok(Kind::Filesystem { name: c_string(name)?, parameters: parameters(name, mount, options, around)? }),

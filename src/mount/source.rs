@@ -94,8 +94,8 @@ pub fn configure(tree: &OwnedFd, mount: &MountPlan, map: Option<&OwnedFd>) -> Re
         mount::set_attributes(tree, propagation.recursive, &attributes)
             .on_path("cannot set the propagation of", &mount.destination)?;
     }
-    set(tree, mount, mount.recursive_attributes, true)?;
-    set(tree, mount, mount.attributes, false)
+    set(tree, mount, mount.attributes, false)?;
+    set(tree, mount, mount.recursive_attributes, true)
 }
 
 fn set(tree: &OwnedFd, mount: &MountPlan, attributes: Attributes, recursive: bool) -> Result<()> {

@@ -133,7 +133,7 @@ fn values_that_are_invalid_are_named_by_their_place() {
         ("/linux/resources/devices/0/access", json!("rwx")),
         ("/linux/intelRdt", json!({"closID": "a/b"})),
         ("/linux/personality", json!({"domain": "MOON"})),
-        ("/linux/seccomp/defaultAction", json!("SCMP_ACT_MOON")),
+        ("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_MOON"})),
     ] {
         bundle.config = good.clone();
         set(&mut bundle.config, place, value.clone());
@@ -270,7 +270,8 @@ fn a_state_directory_that_cannot_be_made_is_an_error() {
     let bundle = host.bundle();
     bundle.write_config();
     fs::write(host.temp.join("file"), "").unwrap();
-    let run = |root: &str| host.bare(["--root", root, "run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]).run();
+    let run =
+        |root: &str| host.bare(["--root", root, "run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]).run();
     run("/proc/no/where").fails_with("cannot make the directory for the state");
     run("/sys/nowhere").fails_with("cannot make the directory for the state");
     run(host.temp.join("file").to_str().unwrap()).fails_with("cannot make the directory for the state");
@@ -314,7 +315,8 @@ fn a_closed_standard_stream_is_no_other_file() {
         let fds = bundle.making("run", &[]).before(["/bin/sh", "-c", &script, "sh"]).run().ok().json();
         let fds = fds["fds"].as_object().unwrap();
         assert!(fds.len() <= 3, "{closed}: {fds:?}");
-        let others = fds.iter().filter(|(number, _)| number.as_str() != "1").map(|(_, target)| target.as_str().unwrap());
+        let others =
+            fds.iter().filter(|(number, _)| number.as_str() != "1").map(|(_, target)| target.as_str().unwrap());
         assert!(others.clone().all(|target| target == "/dev/null" || target.contains("call-")), "{closed}: {fds:?}");
     }
 }

@@ -80,7 +80,13 @@ fn a_run_killed_at_what_it_makes() {
     let host = Host::new();
     let mut bundle = host.bundle();
     bundle.args(&["/bin/sleep", "0.01"]);
-    sweep(&host, &bundle, "run", &["clone3", "rename", "recvfrom", "sendto", "wait4", "rmdir", "unlinkat", "unlink"], 2);
+    sweep(
+        &host,
+        &bundle,
+        "run",
+        &["clone3", "rename", "recvfrom", "sendto", "wait4", "rmdir", "unlinkat", "unlink"],
+        2,
+    );
 }
 
 #[test]

@@ -68,10 +68,14 @@ fn masks_and_devices(bundle: &mut Bundle, what: &str) {
     let lines: Vec<_> = output.stdout.lines().collect();
     assert_eq!(lines[..4], ["0", "0", "0", "of the host"], "{what}: {output:?}");
     let stat: Value = serde_json::from_str(lines[4]).unwrap();
-    for (path, kind, rdev) in [("/dev/null", "char", "1:3"), ("/dev/own", "char", "1:7"), ("/dev/full", "char", "1:7")] {
+    for (path, kind, rdev) in [("/dev/null", "char", "1:3"), ("/dev/own", "char", "1:7"), ("/dev/full", "char", "1:7")]
+    {
         assert_eq!((&stat[path]["type"], &stat[path]["rdev"]), (&json!(kind), &json!(rdev)), "{what}: {path}");
     }
-    assert_eq!((&stat["/dev/ptmx"]["target"], &stat["/dev/fd"]["target"]), (&json!("pts/ptmx"), &json!("/proc/self/fd")));
+    assert_eq!(
+        (&stat["/dev/ptmx"]["target"], &stat["/dev/fd"]["target"]),
+        (&json!("pts/ptmx"), &json!("/proc/self/fd"))
+    );
 }
 
 #[test]
@@ -97,7 +101,8 @@ fn on_older_kernels_containers_go_through_their_lives() {
         let mut bundle = host.bundle();
         without(&mut bundle, calls);
         bundle.args(&["/bin/sleep", "100"]);
-        bundle.config["hooks"] = json!({"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "0.01"], "timeout": 5}]});
+        bundle.config["hooks"] =
+            json!({"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "0.01"], "timeout": 5}]});
         let without = [program("without").into_os_string(), calls.into(), "--".into()];
         let verb = |words: &[&str]| host.call(words).before(&without).run().ok();
         bundle.create().ok();

@@ -183,8 +183,11 @@ fn hooks_of_the_container_see_its_file_systems() {
     let mut bundle = host.bundle();
     let shared = Shared::new(&host, &mut bundle);
     // createContainer: mounted, but not pivoted; its paths are the host's.
-    let script = format!("test -e {0}/dev/null && test -e {0}/proc/self && echo ok > {1}/create",
-        bundle.rootfs.display(), shared.directory.display());
+    let script = format!(
+        "test -e {0}/dev/null && test -e {0}/proc/self && echo ok > {1}/create",
+        bundle.rootfs.display(),
+        shared.directory.display()
+    );
     bundle.config["hooks"] = json!({
         "createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", script]}],
         "startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", "test -e /proc/1 && echo ok > /shared/start"]}],
@@ -292,7 +295,8 @@ fn a_hook_need_not_read_its_state_and_may_leave_a_process() {
     let mut bundle = host.bundle();
     bundle.config["annotations"] = json!({"long": "x".repeat(300_000)});
     let script = "exec 0<&-; sleep 0.5 & exit 0";
-    let hooks: Vec<_> = KINDS.iter().map(|kind| json!({*kind: [{"path": "/bin/sh", "args": ["sh", "-c", script]}]})).collect();
+    let hooks: Vec<_> =
+        KINDS.iter().map(|kind| json!({*kind: [{"path": "/bin/sh", "args": ["sh", "-c", script]}]})).collect();
     for hook in hooks {
         bundle.config["hooks"] = hook;
         bundle.run().ok();

@@ -109,10 +109,7 @@ fn processors_are_chosen() {
     if has("cpuset") {
         written(
             &json!({"cpu": {"cpus": "0", "mems": "0"}}),
-            &[
-                ("cpuset", "cpuset.cpus", "0", "cpuset.cpus", "0"),
-                ("cpuset", "cpuset.mems", "0", "cpuset.mems", "0"),
-            ],
+            &[("cpuset", "cpuset.cpus", "0", "cpuset.cpus", "0"), ("cpuset", "cpuset.mems", "0", "cpuset.mems", "0")],
         );
     }
 }

@@ -91,7 +91,8 @@ fn a_log_that_cannot_be_opened_is_an_error() {
     let bundle = host.bundle();
     let (path, log) = (bundle.path.to_str().unwrap(), host.temp.join("nowhere/log"));
     bundle.write_config();
-    host.kelson(["--log", log.to_str().unwrap(), "create", "--bundle", path, &bundle.id]).fails_with("cannot open the log");
+    host.kelson(["--log", log.to_str().unwrap(), "create", "--bundle", path, &bundle.id])
+        .fails_with("cannot open the log");
     assert!(!host.root.exists());
 }
 
