@@ -317,4 +317,5 @@ fn refused<T>(result: io::Result<T>, what: &str, path: &Path) -> Result<T> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)]
 mod tests;

@@ -281,6 +281,7 @@ pub fn exists_at(directory: impl AsFd, path: &OsStr) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)]
 mod tests {
     use super::*;
     use std::fs;

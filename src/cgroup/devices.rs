@@ -227,7 +227,7 @@ mod tests {
                 AND => registers[destination] &= immediate,
                 SHIFT_RIGHT => registers[destination] >>= immediate,
                 JUMP_EQUAL if registers[destination] == immediate => {
-                    place = (place as i64 + i64::from(offset)) as usize
+                    place = (place as i64 + i64::from(offset)) as usize;
                 }
                 JUMP_NOT_EQUAL if registers[destination] != immediate => {
                     place = (place as i64 + i64::from(offset)) as usize;

@@ -3,7 +3,7 @@
 use super::tables::{Column, Syscall};
 
 /// An architecture, as `SCMP_ARCH_*` names it.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Arch {
     pub name: &'static str,
     /// `AUDIT_ARCH_*`, audit.h: what `seccomp_data.arch` holds.

@@ -81,7 +81,7 @@ pub fn load_and_send(load: impl FnOnce() -> nix::Result<i32>, agent: OwnedFd, me
         .spawn(move || send(&theirs, agent, &message))
         .context(|| "cannot make a thread to send to the seccomp agent")?;
     let loaded = load();
-    exchange.loaded.store(loaded.map_or_else(|errno| -(errno as i32), |number| number), Ordering::Release);
+    exchange.loaded.store(loaded.unwrap_or_else(|errno| -(errno as i32)), Ordering::Release);
     // No call from here on, not even to sleep: the filter may leave it to the agent.
     let sent = loop {
         match exchange.sent.load(Ordering::Acquire) {

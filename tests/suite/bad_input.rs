@@ -290,7 +290,7 @@ fn a_full_file_system_for_the_state_is_an_error_and_leaves_nothing() {
         );
         let root = host.temp.join("small");
         let words = ["/usr/bin/unshare", "-m", "--propagation", "private", "/bin/sh", "-c", &script];
-        let call = host.bare(["--root", root.to_str().unwrap(), "run", "--bundle"].into_iter());
+        let call = host.bare(["--root", root.to_str().unwrap(), "run", "--bundle"]);
         let call = call.with([bundle.path.to_str().unwrap(), &bundle.id]);
         call.before([root.to_str().unwrap()]).before(words).run()
     };

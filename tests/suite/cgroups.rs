@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::harness::{Bundle, Host, View, hierarchies, is_alive, skip, wait_until};
+use crate::harness::{Bundle, Host, View, hierarchies, is_alive, wait_until};
 
 /// The cgroups of a process, by its `/proc/PID/cgroup`: the paths, without hierarchies that a view hides.
 fn paths_of(pid: i32) -> Vec<String> {

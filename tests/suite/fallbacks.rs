@@ -25,7 +25,7 @@ fn without(bundle: &mut Bundle, calls: &str) {
 }
 
 /// A bundle with something of everything that is made by mounting.
-fn with_everything<'a>(host: &'a Host) -> Bundle<'a> {
+fn with_everything(host: &Host) -> Bundle<'_> {
     let mut bundle = host.bundle();
     let volume = host.temp.join("volume");
     fs::create_dir_all(volume.join("below")).unwrap();

@@ -1,6 +1,6 @@
 //! The integration tests: kelson run as engines run it, and the host compared before and after each test.
 //! `tests/run` builds what they need and runs them under every view of the cgroups.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::unused_self)]
 // What the tests prepare is their own: nobody races them for it.
 #![allow(clippy::disallowed_methods)]
 

@@ -48,7 +48,7 @@ pub fn random(random: &mut Random, names: &[&str], plain: bool) -> Value {
     let other = action(random);
     let mut syscalls = Vec::new();
     for _ in 0..random.below(12) {
-        let action = if plain { other.clone() } else { action(random) };
+        let action = if plain { other } else { action(random) };
         let mut rule = json!({"names": (0..=random.below(6)).map(|_| random.of(names)).collect::<Vec<_>>()});
         rule["action"] = action.0.into();
         if let Some(errno) = action.1 {

@@ -11,7 +11,7 @@ pub fn actions(profile: &Profile, arches: &[&Arch], call: &Call) -> Vec<u32> {
     let is_x32 = |arch: &Arch| arch.base == X32_BIT;
     let same: Vec<_> = arches.iter().filter(|arch| arch.audit == call.arch).collect();
     let shares = same.iter().any(|arch| is_x32(arch) || arch.name == "SCMP_ARCH_X86_64");
-    let has_bit = shares && call.number & X32_BIT != 0 || shares && call.number >= X32_BIT;
+    let has_bit = shares && (call.number & X32_BIT != 0 || call.number >= X32_BIT);
     match same.iter().find(|arch| is_x32(arch) == has_bit) {
         Some(arch) => in_arch(profile, arch, call),
         // -1: a tracer skips the call.

@@ -10,44 +10,56 @@ use super::View;
 const FOREIGN_CGROUP: &str = "/sys/fs/cgroup/memory/process_api";
 
 /// The host at one moment: by kind, names of things that are there.
-pub struct Snapshot(BTreeMap<&'static str, BTreeSet<String>>);
+pub struct Snapshot {
+    /// What the test's cgroups have in their paths.
+    name: String,
+    things: BTreeMap<&'static str, BTreeSet<String>>,
+}
 
 impl Snapshot {
     /// `name` is what the test's cgroups have in their paths.
     pub fn take(name: &str) -> Self {
-        Self(BTreeMap::from([
+        let things = BTreeMap::from([
             ("mount", lines("/proc/self/mountinfo")),
             ("cgroup", cgroups().iter().map(|path| path.display().to_string()).collect()),
             ("process", processes(name).values().cloned().collect()),
             ("network link", names("/sys/class/net")),
             ("descriptor", descriptors()),
             ("hostname", lines("/proc/sys/kernel/hostname")),
-        ]))
+        ]);
+        Self { name: name.to_owned(), things }
     }
 
     /// What differs: things that are new, and things that have gone.
     pub fn differences(&self, later: &Self) -> Vec<String> {
         let empty = BTreeSet::new();
         let mut found = Vec::new();
-        for (kind, before) in &self.0 {
-            let after = later.0.get(kind).unwrap_or(&empty);
+        for (kind, before) in &self.things {
+            let after = later.things.get(kind).unwrap_or(&empty);
             found.extend(after.difference(before).map(|thing| format!("{kind} left: {thing}")));
             found.extend(before.difference(after).map(|thing| format!("{kind} gone: {thing}")));
         }
-        found.retain(|difference| !is_foreign(difference));
+        found.retain(|difference| !is_foreign(difference, &self.name));
         found
     }
 }
 
-/// A cgroup with processes of somebody else, or one that went away, is not the test's doing: other programs run on
-/// this machine too. (That kelson leaves others' cgroups alone is shown with cgroups of the test's own.)
-fn is_foreign(difference: &str) -> bool {
+/// A cgroup in a tree where others have processes, or one that went away, is not the test's doing: other programs run
+/// on this machine too. (That kelson leaves others' cgroups alone is shown with cgroups of the test's own.)
+fn is_foreign(difference: &str, name: &str) -> bool {
     let Some((kind, path)) = difference.split_once(": ") else { return false };
     match kind {
-        "cgroup left" => has_foreign_processes(Path::new(path)),
+        "cgroup left" => !path.contains(name) && has_foreign_processes(&top_of(Path::new(path))),
         "process gone" | "cgroup gone" => true,
         _ => false,
     }
+}
+
+/// The cgroup right below the hierarchy's root that `cgroup` is in.
+fn top_of(cgroup: &Path) -> PathBuf {
+    let below = hierarchies().into_iter().find_map(|root| Some((cgroup.strip_prefix(&root).ok()?.to_owned(), root)));
+    let (below, root) = below.unwrap_or_default();
+    below.iter().next().map_or_else(|| cgroup.to_owned(), |first| root.join(first))
 }
 
 fn has_foreign_processes(cgroup: &Path) -> bool {
