@@ -1,5 +1,7 @@
 //! A runtime that is killed at any moment leaves something that `delete --force` removes whole.
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -89,6 +91,34 @@ fn a_run_killed_at_what_it_makes() {
     );
 }
 
+/// The system calls that `verb` makes itself, each with how many of its kind there were up to it.
+fn calls_of(host: &Host, bundle: &Bundle, verb: &str) -> Vec<(String, u32)> {
+    let trace = host.temp.join("trace");
+    let output = bundle.making(verb, &[]).before([STRACE, "-o", trace.to_str().unwrap()]).run().ok();
+    bundle.delete_by_force();
+    let text = fs::read_to_string(&trace).unwrap();
+    let names = text.lines().filter_map(|line| Some(line.split_once('(')?.0));
+    let mut counts = BTreeMap::new();
+    let count = |name: &str| {
+        let count = counts.entry(name.to_owned()).or_insert(0);
+        *count += 1;
+        (name.to_owned(), *count)
+    };
+    let calls: Vec<_> =
+        names.filter(|name| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')).map(count).collect();
+    assert!(calls.len() > 100, "{output:?}: {calls:?}");
+    calls
+}
+
+/// Kills `verb` at every system call that it makes.
+fn sweep_all(host: &Host, bundle: &Bundle, verb: &str) {
+    for (call, count) in calls_of(host, bundle, verb) {
+        let was_killed = killed_at(bundle, verb, &call, count).is_some();
+        let how = if was_killed { "killed" } else { "not killed" };
+        clean_up(host, bundle, &format!("{verb} was {how} at {call} number {count}"));
+    }
+}
+
 #[test]
 #[ignore = "takes a minute"]
 fn a_create_killed_at_every_system_call() {
@@ -99,14 +129,7 @@ fn a_create_killed_at_every_system_call() {
     let mut bundle = host.bundle();
     bundle.args(&["/bin/sleep", "100"]);
     bundle.config["linux"]["cgroupsPath"] = json!(format!("/{}/a/b", bundle.id));
-    for count in 1.. {
-        if killed_at(&bundle, "create", "all", count).is_none() {
-            assert!(count > 50, "only {count} calls were made");
-            bundle.delete_by_force();
-            return;
-        }
-        clean_up(&host, &bundle, &format!("create was killed at its system call number {count}"));
-    }
+    sweep_all(&host, &bundle, "create");
 }
 
 #[test]
@@ -120,13 +143,7 @@ fn a_run_in_a_user_namespace_killed_at_every_system_call() {
     bundle.args(&["/bin/sleep", "0.01"]);
     crate::support::user_namespace(&mut bundle, 100_000);
     bundle.config["hooks"] = json!({"prestart": [{"path": "/bin/true"}], "createContainer": [{"path": "/bin/true"}]});
-    for count in 1.. {
-        if killed_at(&bundle, "run", "all", count).is_none() {
-            assert!(count > 50, "only {count} calls were made");
-            return;
-        }
-        clean_up(&host, &bundle, &format!("run was killed at its system call number {count}"));
-    }
+    sweep_all(&host, &bundle, "run");
 }
 
 #[test]
