@@ -275,6 +275,10 @@ fn read_limited(path: &Path) -> Result<Vec<u8>> {
 
 /// Parses JSON into `T`; an error names the JSON pointer of the place.
 pub fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T> {
+    // serde would also take a list for an object, field by field.
+    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|first| *first == b'[') {
+        return Err(Error::new("not a valid configuration: a list where an object belongs"));
+    }
     serde_json::from_slice(bytes).map_err(|error| {
         let pointer = pointer_at(bytes, error.line(), error.column());
         Error::new(format!("not a valid configuration: {error}")).pointer(pointer)
