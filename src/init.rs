@@ -10,7 +10,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::socket::accept4;
-use nix::unistd::{chdir, execve, getcwd, sethostname};
+use nix::unistd::{execve, getcwd, sethostname};
 
 use crate::error::{Context, Error, Result};
 use crate::mount::attach;
@@ -234,10 +234,7 @@ fn become_the_process(
     plan.labels.label_exec(procfs.unwrap_or(&inherited.host_procfs))?;
     let may_set_groups = may_set_groups(plan, inherited);
     // Whatever can be done before a seccomp filter is loaded is, so that profiles need not allow it.
-    let entered = enter_directory(&process.cwd)?;
-    if entered {
-        check_directory(&process.cwd)?;
-    }
+    let entered = enter_directory(root, &process.cwd)?;
     let env = environment(process, root);
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(process.identity.umask));
     crate::process::rlimit::apply(&process.rlimits)?;
@@ -252,10 +249,8 @@ fn become_the_process(
     for warning in process.capabilities.apply()? {
         inherited.wire.send(&Message::Warning(warning))?;
     }
-    if !entered {
-        // Only its user may enter it.
-        chdir(&process.cwd).map_err(|errno| no_directory(&process.cwd, errno))?;
-        check_directory(&process.cwd)?;
+    if !entered && !enter_directory(root, &process.cwd)? {
+        return Err(no_directory(&process.cwd, Errno::EACCES));
     }
     if process.no_new_privileges {
         sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).context(|| "cannot set no_new_privs")?;
@@ -312,10 +307,11 @@ fn make_directory(plan: &Plan, root: &Root) -> Result<()> {
     }
 }
 
-/// Enters the working directory; false where only its user may enter it.
-fn enter_directory(cwd: &Path) -> Result<bool> {
-    match chdir(cwd) {
-        Ok(()) => Ok(true),
+/// Enters the working directory; false where only its user may enter it. A link of /proc's is not followed: through
+/// one, a descriptor that is still open could lead out (CVE-2024-21626).
+fn enter_directory(root: &Root, cwd: &Path) -> Result<bool> {
+    match root.open(cwd).and_then(nix::unistd::fchdir) {
+        Ok(()) => check_directory(cwd).map(|()| true),
         Err(Errno::EACCES | Errno::EPERM) => Ok(false),
         Err(errno) => Err(no_directory(cwd, errno)),
     }
@@ -325,8 +321,7 @@ fn no_directory(cwd: &Path, errno: Errno) -> Error {
     Error::new("cannot enter the working directory").path(cwd).errno(errno).pointer("/process/cwd")
 }
 
-/// The kernel itself says whether the directory is inside the root: a descriptor of the host that is still open
-/// could have led out (CVE-2024-21626).
+/// The kernel itself says whether the directory is inside the root.
 fn check_directory(cwd: &Path) -> Result<()> {
     match getcwd() {
         Ok(path) if path.is_absolute() => Ok(()),
