@@ -47,8 +47,13 @@ const DEFAULTS: &[Rule] = &[
 
 /// Reads `linux.resources.devices`.
 pub fn plan(rules: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>> {
+    // Far above any list of an engine, and low enough for the jumps of the program.
+    const MAX: usize = 4096;
     if rules.is_empty() {
         return Ok(Vec::new());
+    }
+    if rules.len() > MAX {
+        return Err(Error::new(format!("more than {MAX} rules for devices")).pointer("/linux/resources/devices"));
     }
     let own = rules
         .iter()
@@ -66,7 +71,10 @@ fn one(rule: &LinuxDeviceCgroup) -> Result<Rule> {
     };
     let number = |value: Option<i64>| match value {
         None | Some(-1) => Ok(None),
-        Some(value) => u32::try_from(value).map(Some).map_err(|_| Error::new("a device number is out of range")),
+        Some(value) => match i32::try_from(value) {
+            Ok(value @ 0..) => Ok(Some(value as u32)),
+            _ => Err(Error::new("a device number is out of range")),
+        },
     };
     let mut access = 0;
     for letter in rule.access().as_deref().unwrap_or_default().chars() {
@@ -86,12 +94,21 @@ pub fn apply(directory: &OwnedFd, unified: bool, rules: &[Rule]) -> Result<()> {
     if !unified {
         return rules.iter().try_for_each(|rule| write(directory, *rule));
     }
+    if rules_allow_all(rules) {
+        return Ok(());
+    }
     let program = bpf::load_device_program(&compile(rules)).map_err(|errno| {
         let error = Error::new("cannot load the program that guards the devices").errno(errno);
         if errno == Errno::EPERM { error.hint("it takes CAP_BPF or CAP_SYS_ADMIN on the host") } else { error }
     })?;
     bpf::attach_device_program(directory, program.as_fd())
         .context(|| "cannot attach the program that guards the devices")
+}
+
+/// Such a list needs no program: a cgroup without one restricts nothing.
+fn rules_allow_all(rules: &[Rule]) -> bool {
+    let (rules, others) = simplify(rules);
+    others && rules.iter().all(|rule| rule.allow)
 }
 
 fn write(directory: &OwnedFd, rule: Rule) -> Result<()> {
@@ -145,61 +162,134 @@ const MOVE: u8 = 0xb7;
 const MOVE_REGISTER: u8 = 0xbf;
 const AND: u8 = 0x57;
 const SHIFT_RIGHT: u8 = 0x77;
+const JUMP: u8 = 0x05;
 const JUMP_EQUAL: u8 = 0x15;
 const JUMP_NOT_EQUAL: u8 = 0x55;
 const EXIT: u8 = 0x95;
 
-/// The program: the kernel asks it with the access in the upper half of a word and the type in the lower, then
-/// major and minor; it answers 1 or 0. The last rule comes first, and the first that matches decides.
-fn compile(rules: &[Rule]) -> Vec<u64> {
-    let (rules, others) = simplify(rules);
-    // r2: type, r3: access, r4: major, r5: minor.
-    let mut program = vec![
-        instruction(LOAD_WORD, 2, 1, 0, 0),
-        instruction(MOVE_REGISTER, 3, 2, 0, 0),
-        instruction(AND, 2, 0, 0, 0xffff),
-        instruction(SHIFT_RIGHT, 3, 0, 0, 16),
-        instruction(LOAD_WORD, 4, 1, 4, 0),
-        instruction(LOAD_WORD, 5, 1, 8, 0),
-    ];
-    for rule in rules.iter().rev() {
-        program.extend(compile_rule(*rule));
+const ANSWER: u8 = 0;
+const KIND: u8 = 2;
+const ACCESS: u8 = 3;
+const MAJOR: u8 = 4;
+const MINOR: u8 = 5;
+const SCRATCH: u8 = 6;
+
+/// A program written from its end, so that the length of each jump is known when it is written.
+struct Backwards(Vec<u64>);
+
+impl Backwards {
+    /// The instruction written last: where jumps written next can go.
+    fn here(&self) -> usize {
+        self.0.len() - 1
     }
-    program.extend([instruction(MOVE, 0, 0, 0, others.into()), instruction(EXIT, 0, 0, 0, 0)]);
-    program
+
+    fn push(&mut self, operation: u8, destination: u8, immediate: i32) {
+        self.0.push(instruction(operation, destination, 0, 0, immediate));
+    }
+
+    fn jump(&mut self, operation: u8, register: u8, immediate: i32, target: usize) {
+        let offset = (self.0.len() - target - 1) as i16;
+        self.0.push(instruction(operation, register, 0, offset, immediate));
+    }
+
+    fn load(&mut self, register: u8, offset: i16) {
+        self.0.push(instruction(LOAD_WORD, register, 1, offset, 0));
+    }
+
+    fn copy(&mut self, to: u8, from: u8) {
+        self.0.push(instruction(MOVE_REGISTER, to, from, 0, 0));
+    }
 }
 
-fn compile_rule(rule: Rule) -> Vec<u64> {
+/// The program: the kernel asks it with the access in the upper half of a word and the type in the lower, then
+/// major and minor; it answers 1 or 0. The last rule comes first, and the first that matches decides. It is short
+/// because the kernel's time to check it is a part of each container's start: what rules have in common is
+/// asked once.
+fn compile(rules: &[Rule]) -> Vec<u64> {
+    let (rules, others) = simplify(rules);
+    let mut program = Backwards(Vec::new());
+    program.push(EXIT, 0, 0);
+    program.push(MOVE, ANSWER, others.into());
+    for alike in rules.chunk_by(|one, next| one.allow == next.allow) {
+        compile_alike(&mut program, alike);
+    }
+    program.load(MINOR, 8);
+    program.load(MAJOR, 4);
+    program.push(SHIFT_RIGHT, ACCESS, 16);
+    program.push(AND, KIND, 0xffff);
+    program.copy(ACCESS, KIND);
+    program.load(KIND, 0);
+    program.0.reverse();
+    program.0
+}
+
+/// Rules with one answer, whose order therefore does not matter.
+fn compile_alike(program: &mut Backwards, rules: &[Rule]) {
     const BLOCK: i32 = 1;
     const CHARACTER: i32 = 2;
-    // Each check is a comparison that, failing, jumps over the rest of the rule.
-    let mut checks: Vec<Vec<(u8, u8, u8, i32)>> = Vec::new();
-    match rule.kind {
-        'b' => checks.push(vec![(JUMP_NOT_EQUAL, 2, 0, BLOCK)]),
-        'c' => checks.push(vec![(JUMP_NOT_EQUAL, 2, 0, CHARACTER)]),
-        _ => {}
-    }
-    if rule.access != ALL {
-        let rest = i32::from(if rule.allow { !rule.access & ALL } else { rule.access });
-        // Allowed when nothing beyond the rule is asked; denied when anything in it is.
-        let jump = if rule.allow { JUMP_NOT_EQUAL } else { JUMP_EQUAL };
-        checks.push(vec![(MOVE_REGISTER, 6, 3, 0), (AND, 6, 0, rest), (jump, 6, 0, 0)]);
-    }
-    for (register, number) in [(4, rule.major), (5, rule.minor)] {
-        if let Some(number) = number {
-            checks.push(vec![(JUMP_NOT_EQUAL, register, 0, number as i32)]);
+    let mut rules = rules.to_vec();
+    join_kinds(&mut rules);
+    // The most general first, so last in the program, since nothing can come after what always matches.
+    rules.sort_unstable_by_key(|rule| (rule.kind, std::cmp::Reverse(rule.access), rule.major, rule.minor));
+    for kind in rules.chunk_by(|one, next| one.kind == next.kind) {
+        let next = program.here();
+        for access in kind.chunk_by(|one, next| one.access == next.access) {
+            compile_numbers(program, access);
+        }
+        match kind[0].kind {
+            'b' => program.jump(JUMP_NOT_EQUAL, KIND, BLOCK, next),
+            'c' => program.jump(JUMP_NOT_EQUAL, KIND, CHARACTER, next),
+            _ => {}
         }
     }
-    let steps: Vec<_> = checks.concat();
-    let count = steps.len();
-    let step = |(place, (operation, destination, source, immediate)): (usize, (u8, u8, u8, i32))| {
-        let jumps = matches!(operation, JUMP_EQUAL | JUMP_NOT_EQUAL);
-        let offset = if jumps { (count - place - 1 + 2) as i16 } else { 0 };
-        instruction(operation, destination, source, offset, immediate)
-    };
-    let mut program: Vec<_> = steps.into_iter().enumerate().map(step).collect();
-    program.extend([instruction(MOVE, 0, 0, 0, rule.allow.into()), instruction(EXIT, 0, 0, 0, 0)]);
-    program
+    program.push(MOVE, ANSWER, rules[0].allow.into());
+}
+
+/// A rule for both kinds in the place of two that differ in nothing else.
+fn join_kinds(rules: &mut Vec<Rule>) {
+    for place in (0..rules.len()).rev() {
+        let rule = rules[place];
+        let other = Rule { kind: if rule.kind == 'b' { 'c' } else { 'b' }, ..rule };
+        // What always matches would make the rest of the program unreachable, which the kernel refuses.
+        let always = rule.access == ALL && rule.major.is_none() && rule.minor.is_none();
+        if rule.kind != 'a' && !always && rules[..place].contains(&other) {
+            rules.remove(place);
+            if let Some(other) = rules.iter_mut().find(|rule| **rule == other) {
+                other.kind = 'a';
+            }
+        }
+    }
+}
+
+/// Rules that differ in their numbers only, sorted.
+fn compile_numbers(program: &mut Backwards, rules: &[Rule]) {
+    const END: usize = 0;
+    let next = program.here();
+    // One for all devices makes the others needless.
+    let all = rules[0].major.is_none() && rules[0].minor.is_none();
+    for major in rules[..if all { 1 } else { rules.len() }].chunk_by(|one, next| one.major == next.major) {
+        let next = program.here();
+        match (major[0].major, major[0].minor) {
+            (None, None) => program.jump(JUMP, 0, 0, END),
+            (Some(number), None) => program.jump(JUMP_EQUAL, MAJOR, number as i32, END),
+            (number, Some(_)) => {
+                for minor in major.iter().filter_map(|rule| rule.minor) {
+                    program.jump(JUMP_EQUAL, MINOR, minor as i32, END);
+                }
+                if let Some(number) = number {
+                    program.jump(JUMP_NOT_EQUAL, MAJOR, number as i32, next);
+                }
+            }
+        }
+    }
+    let Rule { access, allow, .. } = rules[0];
+    if access != ALL {
+        // Allowed when nothing beyond the rule is asked; denied when anything in it is.
+        let (rest, jump) = if allow { (!access & ALL, JUMP_NOT_EQUAL) } else { (access, JUMP_EQUAL) };
+        program.jump(jump, SCRATCH, 0, next);
+        program.push(AND, SCRATCH, rest.into());
+        program.copy(SCRATCH, ACCESS);
+    }
 }
 
 #[cfg(test)]
@@ -233,6 +323,7 @@ mod tests {
                     place = (place as i64 + i64::from(offset)) as usize;
                 }
                 JUMP_EQUAL | JUMP_NOT_EQUAL => {}
+                JUMP => place = (place as i64 + i64::from(offset)) as usize,
                 EXIT => return registers[0] == 1,
                 other => panic!("operation {other:#x}"),
             }
@@ -267,6 +358,58 @@ mod tests {
         let list = r#"[{"allow":false,"access":"rwm"},{"allow":true,"type":"b","major":7,"minor":0,"access":"r"},
             {"allow":true,"type":"b","major":7,"minor":0,"access":"w"}]"#;
         assert!(run(&compile(&rules(list)), 1, READ | WRITE, 7, 0));
+    }
+
+    /// What the list says, rule by rule.
+    fn judge(rules: &[Rule], kind: char, access: u8, major: u32, minor: u32) -> bool {
+        let (rules, others) = simplify(rules);
+        let matches = |rule: &&Rule| {
+            (rule.kind == 'a' || rule.kind == kind)
+                && rule.major.is_none_or(|number| number == major)
+                && rule.minor.is_none_or(|number| number == minor)
+                && if rule.allow { access & !rule.access == 0 } else { access & rule.access != 0 }
+        };
+        rules.iter().rev().find(matches).map_or(others, |rule| rule.allow)
+    }
+
+    #[test]
+    fn the_program_does_what_the_list_says() {
+        // A cheap generator of numbers, so that a failure can be repeated.
+        let mut seed = 1_u64;
+        let mut random = |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % below
+        };
+        for _ in 0..3000 {
+            let mut list = Vec::new();
+            for _ in 0..random(9) {
+                list.push(Rule {
+                    allow: random(2) == 0,
+                    kind: ['a', 'b', 'c'][random(3) as usize],
+                    major: [None, Some(1), Some(2)][random(3) as usize],
+                    minor: [None, Some(0), Some(1)][random(3) as usize],
+                    access: 1 + random(7) as u8,
+                });
+            }
+            let program = compile(&list);
+            for (kind, number) in [('b', 1), ('c', 2)] {
+                for (access, major, minor) in
+                    (0..7 * 3 * 3).map(|index| (1 + index as u8 % 7, index / 7 % 3 + 1, index / 21))
+                {
+                    let said = judge(&list, kind, access, major, minor);
+                    assert_eq!(
+                        run(&program, number, access, major, minor),
+                        said,
+                        "{list:?} {kind} {major}:{minor} {access}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_usual_program_is_short() {
+        assert_eq!(compile(&rules(r#"[{"allow":false,"access":"rwm"}]"#)).len(), 24);
     }
 
     #[test]
