@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, socket};
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, socket, socketpair};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -40,9 +40,7 @@ pub struct Request {
     pub extra_env: Vec<String>,
     /// Whether the program is to be started by this process, and not by a later `start`.
     pub at_once: bool,
-    /// Where a foreground `run` wants the terminal to be sent.
-    pub terminal: Option<OwnedFd>,
-    /// Whether a terminal without a console socket is an error: in a foreground `run` it is not.
+    /// Whether a terminal without a console socket is an error: in a foreground `run` it is not, which gets it.
     pub detached: bool,
 }
 
@@ -53,10 +51,12 @@ pub struct Created {
     pub pid: Pid,
     /// To init, for a start by this process.
     pub wire: Wire,
+    /// Where a foreground `run` receives the terminal.
+    pub terminal: Option<OwnedFd>,
 }
 
 /// Makes a container. On failure nothing is left.
-pub fn create(store: &Store, request: Request) -> Result<Created> {
+pub fn create(store: &Store, request: &Request) -> Result<Created> {
     let bundle = &request.bundle;
     let bundle = bundle.canonicalize().on_path("cannot find the bundle", bundle)?;
     let (mut spec, _) = Spec::load(&bundle)?;
@@ -64,12 +64,13 @@ pub fn create(store: &Store, request: Request) -> Result<Created> {
         process.env.extend(request.extra_env.iter().cloned());
     }
     let plan = plan::plan(&spec, &request.id, &bundle, &request.settings)?;
-    check_terminal(&plan, &request)?;
+    check_terminal(&plan, request)?;
+    let (terminal, console) = connect_console(&plan, request)?;
     let container = store.reserve(&request.id)?;
     let mut state = first_state(&request.id, bundle, spec, &plan);
-    let made = make(&container, &mut state, &plan, request);
+    let made = make(&container, &mut state, &plan, request, console);
     match made {
-        Ok((pid, wire)) => Ok(Created { container, state, pid, wire }),
+        Ok((pid, wire)) => Ok(Created { container, state, pid, wire, terminal }),
         Err(error) => {
             if let Err(leftover) = destroy(&container, &state) {
                 log::debug(|| format!("while undoing: {leftover}"));
@@ -107,7 +108,25 @@ fn first_state(id: &str, bundle: PathBuf, spec: Spec, plan: &Plan) -> State {
     }
 }
 
-fn make(container: &Container, state: &mut State, plan: &Plan, request: Request) -> Result<(Pid, Wire)> {
+/// Where init sends the terminal's master, and where this process receives it if that is here.
+fn connect_console(plan: &Plan, request: &Request) -> Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+    match &request.console_socket {
+        Some(path) => Ok((None, Some(tty::connect(path)?))),
+        None if plan.process.as_ref().is_some_and(|process| process.terminal) => {
+            let pair = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC);
+            pair.map(|(ours, theirs)| (Some(ours), Some(theirs))).context(|| "cannot make a socket pair")
+        }
+        None => Ok((None, None)),
+    }
+}
+
+fn make(
+    container: &Container,
+    state: &mut State,
+    plan: &Plan,
+    request: &Request,
+    console: Option<OwnedFd>,
+) -> Result<(Pid, Wire)> {
     // What is about to be made is written down first: a runtime that is killed leaves something to clean up by. But
     // not a cgroup that is somebody else's.
     plan.cgroup.check_unused().map_err(|error| error.step("cgroup"))?;
@@ -115,9 +134,9 @@ fn make(container: &Container, state: &mut State, plan: &Plan, request: Request)
     container.save(state)?;
     let cgroups = plan.cgroup.make().map_err(|error| error.step("cgroup"))?;
     let (ours, theirs) = Wire::pair()?;
-    let pid_file = request.pid_file.clone();
     let pidfd_socket = request.pidfd_socket.as_deref().map(tty::connect).transpose()?;
     let mut inherited = open_descriptors(container, plan, request, theirs, state)?;
+    inherited.console = console;
     if let Some(root) = inherited.root.as_ref().filter(|_| !plan.rootfs.own_mounts) {
         state.root_mount = rootfs::mount_id(root);
         container.save(state)?;
@@ -144,8 +163,8 @@ fn make(container: &Container, state: &mut State, plan: &Plan, request: Request)
     if let Some(socket) = pidfd_socket {
         send_pidfd(&socket, pid)?;
     }
-    if let Some(path) = pid_file {
-        write_pid_file(&path, pid)?;
+    if let Some(path) = &request.pid_file {
+        write_pid_file(path, pid)?;
     }
     Ok((pid, ours))
 }
@@ -154,20 +173,15 @@ fn make(container: &Container, state: &mut State, plan: &Plan, request: Request)
 fn open_descriptors(
     container: &Container,
     plan: &Plan,
-    request: Request,
+    request: &Request,
     wire: Wire,
     state: &State,
 ) -> Result<Inherited> {
     let start = if request.at_once { Start::Wire } else { Start::Listener(listen(container)?) };
-    let has_terminal = plan.process.as_ref().is_some_and(|process| process.terminal);
-    let console = match request.console_socket.as_deref() {
-        Some(path) => Some(tty::connect(path)?),
-        None => request.terminal.filter(|_| has_terminal),
-    };
     Ok(Inherited {
         wire,
         start,
-        console,
+        console: None,
         root: rootfs::clone_root(&plan.rootfs).map_err(|error| error.step("rootfs"))?,
         sources: source::open_all(&plan.mounts, plan.clones_sources_outside()).map_err(|error| error.step("mounts"))?,
         namespaces: plan.namespaces.open_joins().map_err(|error| error.step("namespaces"))?,
@@ -229,6 +243,7 @@ fn follow_stage(plan: &Plan, stage: Pid, wire: &Wire) -> Result<Pid> {
         }
     };
     waitpid(stage, None).context(|| "cannot wait for the stage before init")?;
+    wire.send(&Message::Go)?;
     Ok(pid)
 }
 
@@ -299,12 +314,16 @@ fn died(pid: Pid) -> Error {
         Ok(WaitStatus::Exited(_, status)) => format!("ended with status {status}"),
         _ => "went away".to_owned(),
     };
-    let hint = if how.contains("SIGSYS") || how.contains("SIGSEGV") {
-        "its seccomp profile forbids a call of the start itself: set noNewPrivileges, which has it loaded last"
+    let error = Error::new(format!("the container's init {how} before it was ready"));
+    if how.contains("SIGSYS") || how.contains("SIGSEGV") {
+        error.hint(
+            "its seccomp profile forbids a call of the start itself: set noNewPrivileges, which has it loaded last",
+        )
+    } else if how.contains("SIGKILL") {
+        error.hint("it may have been the kernel's OOM killer: is the memory limit too low?")
     } else {
-        "SIGKILL may come from the kernel's OOM killer: is the memory limit too low?"
-    };
-    Error::new(format!("the container's init {how} before it was ready")).hint(hint)
+        error
+    }
 }
 
 fn send_pidfd(socket: &OwnedFd, pid: Pid) -> Result<()> {

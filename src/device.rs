@@ -94,36 +94,39 @@ fn one(index: usize, device: &Device) -> Result<DevicePlan> {
 
 /// Makes every device; where the kernel does not let a user namespace make nodes, the host's are bound.
 pub fn create(devices: &[DevicePlan], root: &Root, user_namespace: bool) -> Result<()> {
-    for device in devices {
-        one_node(device, root, user_namespace).map_err(|error| error.path(&device.path).pointer(&*device.pointer))?;
+    for neighbours in devices.chunk_by(|one, next| one.path.parent() == next.path.parent()) {
+        let placed = |device: &DevicePlan, error: Error| error.path(&device.path).pointer(&*device.pointer);
+        let directory = directory(&neighbours[0].path, root).map_err(|error| placed(&neighbours[0], error))?;
+        for device in neighbours {
+            one_node(device, &directory, root, user_namespace).map_err(|error| placed(device, error))?;
+        }
     }
     Ok(())
 }
 
-fn one_node(device: &DevicePlan, root: &Root, user_namespace: bool) -> Result<()> {
-    let (directory, name) = parent(&device.path, root)?;
+fn one_node(device: &DevicePlan, directory: &OwnedFd, root: &Root, user_namespace: bool) -> Result<()> {
+    let name = device.path.file_name().ok_or_else(|| Error::new("a device needs a name"))?;
     if user_namespace && device.kind != SFlag::S_IFIFO {
         return bind_from_host(device, root);
     }
     let mode = Mode::from_bits_truncate(device.mode);
-    match mknodat(&directory, name, device.kind, mode, makedev(device.major, device.minor)) {
-        Ok(()) => own(device, &directory, name),
-        Err(Errno::EEXIST) => check_existing(device, &directory, name),
+    match mknodat(directory, name, device.kind, mode, makedev(device.major, device.minor)) {
+        Ok(()) => own(device, directory, name),
+        Err(Errno::EEXIST) => check_existing(device, directory, name),
         Err(Errno::EPERM) => bind_from_host(device, root),
         Err(errno) => Err(Error::new("cannot make a device").errno(errno)),
     }
 }
 
 /// The directory of a device, which no symbolic link of the image may lead elsewhere (CVE-2026-41579).
-fn parent<'a>(path: &'a Path, root: &Root) -> Result<(OwnedFd, &'a OsStr)> {
-    let name = path.file_name().ok_or_else(|| Error::new("a device needs a name"))?;
+fn directory(path: &Path, root: &Root) -> Result<OwnedFd> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let opened = if directory.starts_with("/dev") {
         root.open_or_create_plain(directory, Leaf::Directory)
     } else {
         root.open_or_create(directory, Leaf::Directory)
     };
-    Ok((opened.context(|| "cannot open the directory of a device")?, name))
+    opened.context(|| "cannot open the directory of a device")
 }
 
 fn own(device: &DevicePlan, directory: &OwnedFd, name: &OsStr) -> Result<()> {

@@ -409,7 +409,11 @@ fn execute(program: &Program, process: &ProcessPlan) -> Result<Infallible> {
 /// take effect for a child only, makes init as its sibling, and ends.
 pub fn stage(plan: &Plan, inherited: &mut Inherited) -> ! {
     match step("namespaces", try_stage(plan, inherited)) {
-        Ok(Forked::Child) => run(plan, inherited),
+        // Not before the runtime knows of it: what init says would be taken for the stage's words.
+        Ok(Forked::Child) => match inherited.wire.wait_for_go() {
+            Ok(()) => run(plan, inherited),
+            Err(error) => give_up(inherited, error),
+        },
         Ok(Forked::Parent { pid, .. }) => {
             let told = inherited.wire.send(&Message::Init(pid.as_raw()));
             std::process::exit(i32::from(told.is_err()))

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::stat::{Mode, stat};
+use nix::sys::stat::stat;
 use nix::unistd::{Pid, getegid, geteuid};
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, LinuxTimeOffset};
 
@@ -17,6 +17,7 @@ use crate::error::{Context, Error, Result};
 use crate::safepath::Procfs;
 use crate::spec::Linux;
 use crate::sys;
+use crate::sys::fs::open;
 use crate::sys::process::CLONE_NEWTIME;
 
 /// A namespace that exists already.
@@ -168,7 +169,7 @@ impl NamespacePlan {
     /// Opens the namespaces to join.
     pub fn open_joins(&self) -> Result<Vec<(u64, OwnedFd)>> {
         let open_one = |join: &Join| {
-            let file = open(&join.path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+            let file = open(&join.path, OFlag::O_RDONLY)
                 .on_path("cannot open a namespace", &join.path)
                 .map_err(|error| error.pointer(&*join.pointer))?;
             Ok((join.flag, file))
@@ -277,8 +278,7 @@ fn write_one(maps: &[LinuxIdMapping], pid: Pid, file: &str, helper: &str, direct
 
 fn write(pid: Pid, file: &str, text: &str) -> Result<()> {
     let path = format!("/proc/{pid}/{file}");
-    let opened =
-        open(path.as_str(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()).on_path("cannot open", &path)?;
+    let opened = open(path.as_str(), OFlag::O_WRONLY).on_path("cannot open", &path)?;
     nix::unistd::write(&opened, text.as_bytes()).map(drop).on_path("the kernel refuses the id mapping", path)
 }
 

@@ -4,13 +4,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount as mount2, umount2};
 use nix::sys::stat::{Mode, SFlag, fstat, mkdirat, mknodat};
 use nix::unistd::{chroot, fchdir, pivot_root};
 
 use crate::error::{Context, Error, Result};
 use crate::safepath::{Root, descriptor_path, file_type};
+use crate::sys::fs::open;
 use crate::sys::mount::{self, FsContext, MountAttr, attr};
 
 const NONE: Option<&str> = None;
@@ -61,8 +62,8 @@ pub fn mount_id(place: impl AsFd) -> u64 {
 
 /// Unmounts the rootfs of a container without a mount namespace of its own, if the mount with that id is still there.
 pub fn detach(path: &Path, id: u64) {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    if id != 0 && open(path, flags, Mode::empty()).is_ok_and(|place| mount_id(place) == id) {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+    if id != 0 && open(path, flags).is_ok_and(|place| mount_id(place) == id) {
         let _ = umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
     }
 }
@@ -77,7 +78,7 @@ pub fn clone_root(plan: &RootfsPlan) -> Result<Option<OwnedFd>> {
 }
 
 fn clone_private(plan: &RootfsPlan) -> nix::Result<OwnedFd> {
-    let path = open(&plan.path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let path = open(&plan.path, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
     let tree = mount::clone_tree(&path, c"", true)?;
     // A slave still sees what the host mounts below the rootfs; shared mounts would show ours to the host.
     let propagation = match plan.propagation {
@@ -120,8 +121,7 @@ pub fn attach(plan: &RootfsPlan, tree: Option<OwnedFd>) -> Result<Root> {
             Err(errno) => return Err(Error::new("cannot open the rootfs").path(&plan.path).errno(errno)),
         },
     };
-    let top = open(plan.place(), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-        .on_path("cannot open", plan.place())?;
+    let top = open(plan.place(), OFlag::O_PATH | OFlag::O_DIRECTORY).on_path("cannot open", plan.place())?;
     mount::move_mount(&tree, &top).on_path("cannot attach the rootfs", &plan.path)?;
     Ok(Root::new(tree))
 }
@@ -130,9 +130,7 @@ pub fn attach(plan: &RootfsPlan, tree: Option<OwnedFd>) -> Result<Root> {
 fn attach_classic(plan: &RootfsPlan) -> Result<Root> {
     mount2(Some(&plan.path), &plan.path, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)
         .on_path("cannot bind mount the rootfs", &plan.path)?;
-    open(&plan.path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-        .on_path("cannot open the rootfs", &plan.path)
-        .map(Root::new)
+    open(&plan.path, OFlag::O_PATH | OFlag::O_DIRECTORY).on_path("cannot open the rootfs", &plan.path).map(Root::new)
 }
 
 /// Makes the rootfs `/`, and drops everything of the host.
@@ -195,6 +193,7 @@ fn remount_read_only(path: &str) -> MsFlags {
 /// (CVE-2025-31133).
 struct Masks {
     tmpfs: OwnedFd,
+    is_attached: bool,
 }
 
 impl Masks {
@@ -206,10 +205,17 @@ impl Masks {
         mkdirat(&tmpfs, "directory", Mode::from_bits_truncate(0o555))?;
         mknodat(&tmpfs, "file", SFlag::S_IFREG, Mode::from_bits_truncate(0o444), 0)?;
         mount::set_attributes(&tmpfs, false, &MountAttr { set: attr::RDONLY, ..MountAttr::default() })?;
-        Ok(Self { tmpfs })
+        Ok(Self { tmpfs, is_attached: false })
     }
 
-    fn cover(&self, place: &OwnedFd, is_directory: bool) -> nix::Result<()> {
+    fn cover(&mut self, place: &OwnedFd, is_directory: bool) -> nix::Result<()> {
+        if is_directory && !self.is_attached {
+            // It goes below the first cover, out of sight: to close what is attached nowhere waits for a grace
+            // period of RCU.
+            mount::move_mount(&self.tmpfs, place)?;
+            self.is_attached = true;
+            return mount::move_mount(mount::clone_tree(&self.tmpfs, c"directory", false)?, &self.tmpfs);
+        }
         let name = if is_directory { c"directory" } else { c"file" };
         mount::move_mount(mount::clone_tree(&self.tmpfs, name, false)?, place)
     }
@@ -218,13 +224,13 @@ impl Masks {
 /// Covers the masked paths and makes the read-only ones so. What does not exist needs neither.
 pub fn restrict(plan: &RootfsPlan, root: &Root) -> Result<()> {
     if !plan.masked.is_empty() {
-        let masks = match Masks::new() {
+        let mut masks = match Masks::new() {
             Ok(masks) => Some(masks),
             Err(Errno::ENOSYS) => None,
             Err(errno) => return Err(Error::new("cannot make the cover of masked paths").errno(errno)),
         };
         for (index, path) in plan.masked.iter().enumerate() {
-            mask(masks.as_ref(), path, root).map_err(|error| error.pointer(format!("/linux/maskedPaths/{index}")))?;
+            mask(masks.as_mut(), path, root).map_err(|error| error.pointer(format!("/linux/maskedPaths/{index}")))?;
         }
     }
     for (index, path) in plan.readonly_paths.iter().enumerate() {
@@ -241,7 +247,7 @@ fn find(path: &Path, root: &Root) -> Result<Option<OwnedFd>> {
     }
 }
 
-fn mask(masks: Option<&Masks>, path: &Path, root: &Root) -> Result<()> {
+fn mask(masks: Option<&mut Masks>, path: &Path, root: &Root) -> Result<()> {
     let Some(place) = find(path, root)? else { return Ok(()) };
     let stat = fstat(&place).on_path("cannot look at", path)?;
     let is_directory = file_type(&stat) == SFlag::S_IFDIR;

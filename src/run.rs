@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -31,7 +30,7 @@ pub struct Options {
 pub fn run(store: &Store, mut request: Request, options: Options) -> Result<i32> {
     request.at_once = true;
     if options.detach {
-        let created = create(store, request)?;
+        let created = create(store, &request)?;
         start(&created)?;
         return Ok(0);
     }
@@ -40,9 +39,8 @@ pub fn run(store: &Store, mut request: Request, options: Options) -> Result<i32>
     }
     // Blocked from now on: none is lost between the start and the wait.
     let signals = catch_signals()?;
-    let terminal = if request.console_socket.is_none() { Some(offer_terminal(&mut request)?) } else { None };
-    let mut created = create(store, request)?;
-    let relay = terminal.map(|socket| take_terminal(&socket)).transpose()?.flatten();
+    let mut created = create(store, &request)?;
+    let relay = created.terminal.take().map(|socket| take_terminal(&socket)).transpose()?.flatten();
     start(&created)?;
     // The container may run for long: others may kill and delete it meanwhile.
     created.container.unlock();
@@ -74,14 +72,6 @@ fn catch_signals() -> Result<SignalFd> {
     let all = SigSet::all();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&all), None).context(|| "cannot block signals")?;
     SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context(|| "cannot watch for signals")
-}
-
-/// A socket on which init may send the terminal's master.
-fn offer_terminal(request: &mut Request) -> Result<OwnedFd> {
-    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
-        .context(|| "cannot make a socket pair")?;
-    request.terminal = Some(theirs);
-    Ok(ours)
 }
 
 /// Takes the master if the process has a terminal; init's end is closed by now.

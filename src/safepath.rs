@@ -29,6 +29,15 @@ pub enum Leaf {
     File,
 }
 
+impl Leaf {
+    fn make(self, directory: &OwnedFd, name: &OsStr) -> nix::Result<()> {
+        match self {
+            Self::Directory => mkdirat(directory, name, Mode::from_bits_truncate(0o755)),
+            Self::File => mknodat(directory, name, SFlag::S_IFREG, Mode::from_bits_truncate(0o644), 0),
+        }
+    }
+}
+
 /// A directory that is `/` for the paths resolved in it.
 pub struct Root(OwnedFd);
 
@@ -63,7 +72,10 @@ impl Root {
     /// Opens `path` as a place, making what is missing: directories on the way, then `leaf`.
     pub fn open_or_create(&self, path: &Path, leaf: Leaf) -> nix::Result<OwnedFd> {
         match self.open(path) {
-            Err(Errno::ENOENT) => Walk::new(self.0.as_fd(), path)?.run(Some(leaf)),
+            Err(Errno::ENOENT) => match self.make_last(path, leaf, ResolveFlag::RESOLVE_NO_MAGICLINKS) {
+                Some(place) => Ok(place),
+                None => Walk::new(self.0.as_fd(), path)?.run(Some(leaf)),
+            },
             result => result,
         }
     }
@@ -75,12 +87,24 @@ impl Root {
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS);
         match openat2(&self.0, path, how) {
             Err(Errno::ENOENT | Errno::ENOSYS | Errno::EAGAIN) => {
+                if let Some(place) = self.make_last(path, leaf, ResolveFlag::RESOLVE_NO_SYMLINKS) {
+                    return Ok(place);
+                }
                 let mut walk = Walk::new(self.0.as_fd(), path)?;
                 walk.links = MAX_LINKS;
                 walk.run(Some(leaf))
             }
             result => result,
         }
+    }
+
+    /// Makes the last component of `path` where it is the only one missing; nothing where it takes more than that.
+    fn make_last(&self, path: &Path, leaf: Leaf, resolve: ResolveFlag) -> Option<OwnedFd> {
+        let (parent, name) = (path.parent()?, path.file_name()?);
+        let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC);
+        let parent = openat2(&self.0, parent, how.resolve(ResolveFlag::RESOLVE_IN_ROOT | resolve)).ok()?;
+        leaf.make(&parent, name).ok()?;
+        openat2(&parent, name, how.resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS)).ok()
     }
 
     /// Opens the directory that holds `path`'s last component, making what is missing; and that component.
@@ -99,7 +123,7 @@ impl AsFd for Root {
 
 /// Opens anew, with `flags`, the file that `place` (an `O_PATH` descriptor) refers to.
 pub fn reopen(place: &OwnedFd, flags: OFlag) -> nix::Result<OwnedFd> {
-    nix::fcntl::open(descriptor_path(place).as_str(), flags | OFlag::O_CLOEXEC, Mode::empty())
+    sys::fs::open(descriptor_path(place).as_str(), flags)
 }
 
 /// The path by which calls without a descriptor variant reach `place`.
@@ -153,19 +177,12 @@ impl Walk {
         match (open(), create) {
             (Err(Errno::ENOENT), Some(leaf)) => {
                 let leaf = if self.ahead.is_empty() { leaf } else { Leaf::Directory };
-                match self.make(name, leaf) {
+                match leaf.make(self.here(), name) {
                     Ok(()) | Err(Errno::EEXIST) => open(),
                     Err(errno) => Err(errno),
                 }
             }
             (result, _) => result,
-        }
-    }
-
-    fn make(&self, name: &OsStr, leaf: Leaf) -> nix::Result<()> {
-        match leaf {
-            Leaf::Directory => mkdirat(self.here(), name, Mode::from_bits_truncate(0o755)),
-            Leaf::File => mknodat(self.here(), name, SFlag::S_IFREG, Mode::from_bits_truncate(0o644), 0),
         }
     }
 
@@ -219,8 +236,8 @@ impl Procfs {
 
     /// The host's own procfs; for use before anything of the container is mounted.
     pub fn host() -> Result<Self> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        Self::new(nix::fcntl::open("/proc", flags, Mode::empty()).on_path("cannot open", "/proc")?)
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        Self::new(sys::fs::open("/proc", flags).on_path("cannot open", "/proc")?)
     }
 
     /// Opens a file below it, refusing anything that is mounted over it and any magic link.

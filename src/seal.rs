@@ -6,8 +6,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, SealFlag, fcntl, open};
-use nix::sys::stat::Mode;
+use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, SealFlag, fcntl};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use std::os::unix::ffi::OsStrExt;
 
@@ -41,7 +40,7 @@ pub fn ensure() -> Result<()> {
 }
 
 fn is_sealed() -> bool {
-    let Ok(file) = open(OWN_BINARY, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) else { return false };
+    let Ok(file) = sys::fs::open(OWN_BINARY, OFlag::O_RDONLY) else { return false };
     let read_only = fstatvfs(&file).is_ok_and(|stat| stat.flags().contains(FsFlags::ST_RDONLY));
     let seals = fcntl(&file, FcntlArg::F_GET_SEALS).unwrap_or(0);
     read_only || SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_WRITE)

@@ -12,7 +12,7 @@ use std::path::{Component, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::CgroupState;
@@ -20,6 +20,7 @@ use crate::error::{Context, Error, Result};
 use crate::hook::Hook;
 use crate::rdt::RdtState;
 use crate::spec::VERSION_MAX;
+use crate::sys;
 
 /// The version of state.json that this program writes.
 const VERSION: u32 = 1;
@@ -113,7 +114,7 @@ struct Stat {
 const FORKED_BUT_NOT_EXECUTED: u64 = 0x40;
 
 fn stat(pid: i32) -> Option<Stat> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let text = String::from_utf8_lossy(&sys::fs::read(format!("/proc/{pid}/stat").as_str()).ok()?).into_owned();
     // The name, in parentheses, may hold anything.
     let mut fields = text.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?.chars().next()?;
@@ -188,7 +189,7 @@ pub struct Store {
 /// A container's directory, with its lock if it was taken.
 pub struct Container {
     pub path: PathBuf,
-    lock: Option<Flock<File>>,
+    lock: Option<Flock<OwnedFd>>,
 }
 
 impl Store {
@@ -283,7 +284,8 @@ pub fn validate_id(id: &str) -> Result<()> {
 impl Container {
     fn lock(path: PathBuf) -> Result<Self> {
         let began = Instant::now();
-        let mut directory = File::open(&path).on_path("cannot open the container's directory", &path)?;
+        let directory = sys::fs::open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY);
+        let mut directory = directory.on_path("cannot open the container's directory", &path)?;
         loop {
             match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => return Ok(Self { path, lock: Some(lock) }),
@@ -311,7 +313,7 @@ impl Container {
     /// Reads state.json.
     pub fn load(&self) -> Result<State> {
         let path = self.path.join("state.json");
-        let bytes = fs::read(&path).on_path("the container's state cannot be read", &path).map_err(|error| {
+        let bytes = sys::fs::read(&path).on_path("the container's state cannot be read", &path).map_err(|error| {
             error.hint("its creation may have been interrupted; `kelson delete --force` removes it")
         })?;
         let state: State = serde_json::from_slice(&bytes)
@@ -341,17 +343,23 @@ impl Container {
 
     /// Removes the directory: kelson's own files and nothing else.
     pub fn remove(&self) -> Result<()> {
-        for name in ["state.json", "state.json.new", START_SOCKET] {
-            match fs::remove_file(self.path.join(name)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(error).on_path("cannot remove", self.path.join(name));
-                }
-                _ => {}
-            }
+        self.remove_file("state.json")?;
+        // Seldom is there more than that.
+        if fs::remove_dir(&self.path).is_ok() {
+            return Ok(());
         }
+        self.remove_file("state.json.new")?;
+        self.remove_file(START_SOCKET)?;
         match fs::remove_dir(&self.path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             result => result.on_path("cannot remove the container's directory", &self.path),
+        }
+    }
+
+    fn remove_file(&self, name: &str) -> Result<()> {
+        match fs::remove_file(self.path.join(name)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            result => result.on_path("cannot remove", self.path.join(name)),
         }
     }
 

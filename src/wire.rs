@@ -17,7 +17,7 @@ const MAX_LENGTH: usize = 8 * 1024;
 /// What one side tells the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// To init: go on (the id maps are written, or the hooks have run, or the container is started).
+    /// To init: go on (the id maps are written, the stage is known to be gone, or the container is started).
     Go,
     /// To the runtime: write the id maps of the stage's new user namespace.
     MapIds,

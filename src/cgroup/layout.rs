@@ -77,7 +77,7 @@ pub fn detect() -> Result<Layout> {
 
 fn magic(path: &Path) -> Option<i64> {
     let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC;
-    let place = nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty()).ok()?;
+    let place = crate::sys::fs::open(path, flags).ok()?;
     file_system_magic(place).ok()
 }
 

@@ -127,7 +127,7 @@ impl Verb for Create {
 
     fn run(&self, store: &Store) -> Result<i32> {
         let request = self.making.request(&self.global)?;
-        create(store, Request { detached: true, ..request })?;
+        create(store, &Request { detached: true, ..request })?;
         Ok(0)
     }
 }

@@ -177,6 +177,9 @@ pub fn attach(tree: &OwnedFd, mount: &MountPlan, root: &Root) -> Result<()> {
 
 /// The place for a tree: a directory for a directory, a file for anything else.
 pub fn destination(tree: &OwnedFd, mount: &MountPlan, root: &Root) -> Result<OwnedFd> {
+    if matches!(mount.kind, Kind::Filesystem { .. }) {
+        return find(mount, root, Leaf::Directory);
+    }
     let stat = fstat(tree).context(|| "cannot look at the source of a mount")?;
     let leaf = if file_type(&stat) == SFlag::S_IFDIR { Leaf::Directory } else { Leaf::File };
     find(mount, root, leaf)

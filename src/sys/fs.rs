@@ -2,7 +2,10 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use nix::NixPath;
 use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sys::stat::Mode;
 
 use super::{descriptor, unit};
 
@@ -20,6 +23,24 @@ pub fn file_system_magic(file: impl AsFd) -> nix::Result<i64> {
     unsafe {
         unit(libc::fstatfs(file.as_fd().as_raw_fd(), statfs.as_mut_ptr()).into())?;
         Ok(statfs.assume_init().f_type as i64)
+    }
+}
+
+/// Opens `path` close-on-exec: what openat(2) does in one call, musl's open takes two for.
+pub fn open<P: NixPath + ?Sized>(path: &P, flags: OFlag) -> nix::Result<OwnedFd> {
+    openat(AT_FDCWD, path, flags | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+/// The whole of a small file, such as those of procfs, whose sizes are not known before.
+pub fn read<P: NixPath + ?Sized>(path: &P) -> nix::Result<Vec<u8>> {
+    let file = open(path, OFlag::O_RDONLY)?;
+    let mut bytes = Vec::new();
+    let mut part = [0; 1024];
+    loop {
+        match nix::unistd::read(&file, &mut part)? {
+            0 => return Ok(bytes),
+            length => bytes.extend_from_slice(&part[..length]),
+        }
     }
 }
 

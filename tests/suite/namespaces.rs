@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::Host;
+use crate::harness::{Host, skip};
 use crate::support::{Neighbour, fails_at, namespace};
 
 /// Types as config.json has them, and their names in /proc/self/ns.
@@ -98,6 +98,21 @@ fn a_time_namespace_is_joined_and_new_ones_have_offsets() {
     let report = second.probe(&["namespaces"]);
     assert_eq!(report["namespaces"]["time"], std::fs::read_link(&path).unwrap().to_string_lossy().as_ref());
     first.delete_by_force();
+}
+
+/// What init said before the stage was heard was once taken for the stage's end.
+#[test]
+fn a_stage_that_is_slower_than_init_is_waited_for() {
+    const STRACE: &str = "/usr/bin/strace";
+    if !std::path::Path::new(STRACE).exists() {
+        return skip("strace is not installed");
+    }
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    namespace(&mut bundle, "time", None);
+    bundle.args(&["/bin/true"]);
+    let slow = "inject=clone3:delay_exit=400000";
+    bundle.making("run", &[]).before([STRACE, "-f", "-o", "/dev/null", "-e", "trace=clone3", "-e", slow]).run().ok();
 }
 
 #[test]
@@ -207,7 +222,7 @@ fn personality_and_memory_policy_are_set() {
 fn without_resctrl_resource_groups_are_an_error() {
     let host = Host::new();
     if std::path::Path::new("/sys/fs/resctrl/schemata").exists() {
-        return crate::harness::skip("resctrl is mounted here");
+        return skip("resctrl is mounted here");
     }
     let mut bundle = host.bundle();
     bundle.config["linux"]["intelRdt"] = json!({ "closID": "moon", "l3CacheSchema": "L3:0=f" });
