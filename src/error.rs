@@ -60,6 +60,16 @@ impl Error {
         self
     }
 
+    /// The place is in another file than config.json, which is what config.json has at `root`: so the pointer becomes
+    /// the fragment of the file's path (RFC 6901, 6).
+    #[must_use]
+    pub fn in_file(mut self, file: &Path, root: &str) -> Self {
+        let pointer = std::mem::take(&mut self.0.pointer);
+        let place = pointer.strip_prefix(root).unwrap_or(&pointer);
+        self.0.path = format!("{}#{place}", file.display()).into();
+        self
+    }
+
     /// The kernel's answer.
     #[must_use]
     pub fn errno(mut self, errno: Errno) -> Self {
@@ -212,6 +222,14 @@ mod tests {
     #[test]
     fn an_error_reads_as_one_line() {
         assert_eq!(full().to_string(), "mounts: cannot mount proc: /proc: EPERM (config.json /mounts/0); hint: try");
+    }
+
+    #[test]
+    fn another_file_has_its_places_as_fragments() {
+        let text = |error: Error| error.in_file(Path::new("p.json"), "/linux/seccomp").to_string();
+        assert_eq!(text(Error::new("no").pointer("/linux/seccomp/flags/0")), "no: p.json#/flags/0");
+        assert_eq!(text(Error::new("no").pointer("/archMap")), "no: p.json#/archMap");
+        assert_eq!(text(Error::new("no")), "no: p.json#");
     }
 
     #[test]

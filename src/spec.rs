@@ -236,7 +236,7 @@ pub struct HugepageLimit {
 }
 
 /// Go writes an absent list as null; the spec's schema does not mind.
-fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+pub(crate) fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     input: D,
 ) -> std::result::Result<T, D::Error> {
     Ok(Option::deserialize(input)?.unwrap_or_default())
@@ -251,7 +251,7 @@ impl Spec {
     }
 }
 
-fn read_limited(path: &Path) -> Result<Vec<u8>> {
+pub(crate) fn read_limited(path: &Path) -> Result<Vec<u8>> {
     // Without waiting for a writer where it is a FIFO.
     let file = std::fs::File::options()
         .read(true)

@@ -18,13 +18,16 @@ const SWITCHES: &[&str] = &[
     "no-pivot",
     "no-subreaper",
     "quiet",
+    "raw",
     "systemd-cgroup",
     "version",
 ];
 
 /// Long flags that are followed by a value.
 const VALUES: &[&str] = &[
+    "arch",
     "bundle",
+    "cap-add",
     "cgroup-manager",
     "config",
     "console-socket",
@@ -39,10 +42,13 @@ const VALUES: &[&str] = &[
     "rootless",
 ];
 
+/// Verbs whose name has a second word.
+const FAMILIES: &[&str] = &["seccomp"];
+
 /// The arguments, sorted.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Line {
-    /// The first word that is no flag.
+    /// The first word that is no flag; of some verbs, the first two.
     pub verb: Option<OsString>,
     before: Vec<OsString>,
     after: Vec<OsString>,
@@ -60,15 +66,30 @@ impl Line {
             let Some(argument) = argument else { continue };
             only_words |= argument == "--";
             let is_flag = argument.as_bytes().starts_with(b"-") && argument.len() > 1;
-            let place = if line.verb.is_some() { &mut line.after } else { &mut line.before };
-            if line.verb.is_none() && !is_flag && !is_value {
-                line.verb = Some(argument);
+            if !is_flag && !is_value && line.wants_name() {
+                line.add_name(&argument);
                 continue;
             }
             is_value = !is_value && !only_words && takes_value(&argument);
+            let place = if line.verb.is_some() { &mut line.after } else { &mut line.before };
             place.push(argument);
         }
         line
+    }
+
+    /// Whether the next word is part of the verb's name.
+    fn wants_name(&self) -> bool {
+        self.verb.as_ref().is_none_or(|verb| FAMILIES.iter().any(|family| verb == family))
+    }
+
+    fn add_name(&mut self, word: &OsStr) {
+        match &mut self.verb {
+            Some(verb) => {
+                verb.push(" ");
+                verb.push(word);
+            }
+            None => self.verb = Some(word.to_owned()),
+        }
     }
 
     /// The arguments for the verb's parser: a name, then all flags and words.
@@ -128,6 +149,8 @@ mod tests {
             ("-root /r delete -force id", "delete", "--root /r --force id"),
             ("delete -f id", "delete", "-f id"),
             ("kill id -9", "kill", "id -9"),
+            ("--debug seccomp --arch x86 explain f read -1", "seccomp explain", "--debug --arch x86 f read -1"),
+            ("seccomp", "seccomp", ""),
         ] {
             assert_eq!(parsed(line), (verb.to_owned(), rest.to_owned()), "{line}");
         }

@@ -26,7 +26,7 @@ pub fn show(out: &mut dyn Write) -> i32 {
         "kelson: an OCI container runtime\n\nUsage: kelson [GLOBAL FLAGS] VERB [FLAGS] [ARGUMENTS]\n\nVerbs:\n"
             .to_owned();
     for (verb, purpose) in VERBS {
-        text += &format!("  {verb:<10} {purpose}\n");
+        text += &format!("  {verb:<15} {purpose}\n");
     }
     text += "\nGlobal flags are shown by every `kelson VERB --help`; `kelson --version` tells the version.\n";
     i32::from(out.write_all(text.as_bytes()).is_err())

@@ -9,6 +9,7 @@ mod help;
 mod kill;
 mod list;
 mod run;
+mod seccomp;
 mod spec;
 mod start;
 mod state;
@@ -72,6 +73,8 @@ const VERBS: &[(&str, &str)] = &[
     ("kill", "send a signal to a container's first process"),
     ("list", "list containers"),
     ("run", "create and start a container"),
+    ("seccomp compile", "print the filter that a seccomp profile comes to"),
+    ("seccomp explain", "tell what a seccomp profile does with a system call"),
     ("spec", "write a config.json to begin with"),
     ("start", "start a created container"),
     ("state", "show the state of a container, as JSON"),
@@ -94,10 +97,12 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> i32 {
         "kill" => execute::<kill::Kill>,
         "list" => execute::<list::List>,
         "run" => execute::<run::Run>,
+        "seccomp compile" => execute::<seccomp::Compile>,
+        "seccomp explain" => execute::<seccomp::Explain>,
         "spec" => execute::<spec::Spec>,
         "start" => execute::<start::Start>,
         "state" => execute::<state::State>,
-        "help" => return help::show(&mut std::io::stdout()),
+        "help" | "seccomp" => return help::show(&mut std::io::stdout()),
         unknown => {
             eprintln!("No help topic for '{unknown}'");
             return UNKNOWN_VERB;

@@ -112,6 +112,13 @@ pub fn native() -> &'static Arch {
     find(NATIVE).unwrap_or(&ARCHES[0])
 }
 
+/// The architecture that somebody calls `name`: `x86_64` and `amd64` are `SCMP_ARCH_X86_64`.
+pub fn find_loosely(name: &str) -> Option<&'static Arch> {
+    let upper = name.to_uppercase();
+    let full = if upper.starts_with("SCMP_ARCH_") { upper } else { format!("SCMP_ARCH_{upper}") };
+    find(&full).or_else(|| ARCHES.iter().find(|arch| arch.engine_name() == name))
+}
+
 /// The architecture called `name`.
 pub fn find(name: &str) -> Option<&'static Arch> {
     ARCHES.iter().find(|arch| arch.name == name)
@@ -121,6 +128,34 @@ impl Arch {
     /// The number of a system call.
     pub fn number(&self, syscall: Syscall) -> Option<u32> {
         syscall.number(self.column).map(|number| self.base + number)
+    }
+
+    /// The system call with a number.
+    pub fn syscall(&self, number: u32) -> Option<Syscall> {
+        Syscall::all().find(|syscall| self.number(*syscall) == Some(number))
+    }
+
+    /// The architecture that one of its numbers is for: x32 and x86_64 are told apart by them only.
+    pub fn of_number(&'static self, number: u32) -> &'static Self {
+        let is_x32 = number >= X32_BIT;
+        let mut same = ARCHES.iter().filter(|arch| arch.audit == self.audit && arch.name != self.name);
+        same.find(|arch| (arch.base == X32_BIT) == is_x32).filter(|_| is_x32 != (self.base == X32_BIT)).unwrap_or(self)
+    }
+
+    /// The name that engines' profiles have for it, mostly Go's.
+    pub fn engine_name(&self) -> String {
+        match self.name {
+            "SCMP_ARCH_AARCH64" => "arm64".to_owned(),
+            "SCMP_ARCH_X86_64" => "amd64".to_owned(),
+            name => name.trim_start_matches("SCMP_ARCH_").to_lowercase(),
+        }
+    }
+
+    /// The architecture of the machines that run its programs: this machine's own if it does, else of their 64 bits.
+    pub fn machine(&'static self) -> &'static Self {
+        let native = native();
+        let wide = || ARCHES.iter().find(|arch| self.runs_on(arch) && arch.is_64_bit);
+        if self.runs_on(native) { native } else { wide().unwrap_or(self) }
     }
 
     /// Whether a machine of the architecture `machine` may run its programs.
@@ -222,6 +257,22 @@ mod tests {
         assert_eq!(names("SCMP_ARCH_AARCH64"), ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]);
         assert_eq!(names("SCMP_ARCH_PPC64LE"), ["SCMP_ARCH_PPC64LE"]);
         assert_eq!(names("SCMP_ARCH_S390X"), ["SCMP_ARCH_S390", "SCMP_ARCH_S390X"]);
+    }
+
+    #[test]
+    fn people_have_names_of_their_own() {
+        for (name, arch) in [("SCMP_ARCH_ARM", "ARM"), ("x86_64", "X86_64"), ("amd64", "X86_64"), ("arm64", "AARCH64")]
+        {
+            assert_eq!(find_loosely(name).unwrap().name, format!("SCMP_ARCH_{arch}"));
+        }
+        assert!(find_loosely("z80").is_none() && find_loosely("").is_none());
+        assert_eq!(find("SCMP_ARCH_S390").unwrap().machine().name, "SCMP_ARCH_S390X");
+        assert_eq!(find("SCMP_ARCH_SHEB").unwrap().machine().name, "SCMP_ARCH_SHEB");
+        assert_eq!(native().machine().name, NATIVE);
+        let of = |arch: &str, number| find(arch).unwrap().of_number(number).name;
+        assert_eq!([of("SCMP_ARCH_X86_64", X32_BIT), of("SCMP_ARCH_X86_64", 7)], ["SCMP_ARCH_X32", "SCMP_ARCH_X86_64"]);
+        assert_eq!([of("SCMP_ARCH_X32", X32_BIT), of("SCMP_ARCH_X32", 7)], ["SCMP_ARCH_X32", "SCMP_ARCH_X86_64"]);
+        assert_eq!(of("SCMP_ARCH_X86", X32_BIT), "SCMP_ARCH_X86");
     }
 
     #[test]

@@ -7,6 +7,10 @@
 
 pub mod arch;
 pub mod compile;
+pub mod disassemble;
+pub mod engine;
+pub mod explain;
+pub mod interpreter;
 mod listener;
 pub mod profile;
 pub mod rules;
@@ -48,10 +52,8 @@ pub struct Listener {
 pub fn plan(config: &spec::Seccomp) -> Result<Seccomp> {
     let profile = profile::read(config)?;
     let listener = plan_listener(config, profile.notifies())?;
-    let native = arch::native();
-    let arches: Vec<_> = profile.arches.iter().filter(|arch| arch.runs_on(native)).copied().collect();
     Ok(Seccomp {
-        program: compile::compile(&profile, &arches)?,
+        program: compile::compile(&profile, &profile.arches_on(arch::native()))?,
         flags: flags(&profile, listener.is_some()),
         has_default_flags: profile.flags.is_none(),
         listener,

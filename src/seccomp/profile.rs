@@ -1,5 +1,7 @@
 //! `linux.seccomp` checked and turned into numbers: each name is looked up, each action is what the filter returns.
 
+use nix::errno::Errno;
+
 use super::arch::{self, Arch};
 use super::tables::Syscall;
 use crate::error::{Error, Result};
@@ -35,6 +37,21 @@ pub const ACTIONS: [(&str, u32); 9] = [
     ("SCMP_ACT_TRACE", action::TRACE),
     ("SCMP_ACT_TRAP", action::TRAP),
 ];
+
+/// What a filter returns, in the words of a profile.
+pub fn describe(returned: u32) -> String {
+    let data = returned & 0xffff;
+    let named = ACTIONS.iter().rev().find(|(_, action)| *action == action::kind(returned));
+    let name = named.map_or("unknown", |(name, _)| *name);
+    match action::kind(returned) {
+        action::ERRNO => match Errno::from_raw(data as i32) {
+            Errno::UnknownErrno => format!("{name} {data}"),
+            known => format!("{name} {known:?}"),
+        },
+        action::TRACE => format!("{name} {data}"),
+        _ => name.to_owned(),
+    }
+}
 
 /// The operators that a condition may have.
 pub const OPERATORS: [(&str, Operator); 7] = [
@@ -72,6 +89,7 @@ const MAX_TRACE: u32 = 0xffff;
 #[derive(Debug)]
 pub struct Profile {
     pub default: u32,
+    /// Those that it names.
     pub arches: Vec<&'static Arch>,
     pub rules: Vec<Rule>,
     /// None: the default ones.
@@ -163,8 +181,7 @@ fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> 
 }
 
 fn read_arches(names: &[String]) -> Result<Vec<&'static Arch>> {
-    // The machine's own is always filtered: engines leave it out on some.
-    let mut arches = vec![arch::native()];
+    let mut arches: Vec<&'static Arch> = Vec::with_capacity(names.len());
     for (index, name) in names.iter().enumerate() {
         let found = arch::find(name).ok_or_else(|| {
             unknown("architecture", name, arch::ARCHES.iter().map(|arch| arch.name))
@@ -243,6 +260,12 @@ fn alternatives(conditions: Vec<Condition>) -> Vec<Vec<Condition>> {
 }
 
 impl Profile {
+    /// The architectures to filter on a machine: its own, which engines leave out on some, and what else it runs.
+    pub fn arches_on(&self, machine: &'static Arch) -> Vec<&'static Arch> {
+        let others = self.arches.iter().filter(|arch| arch.name != machine.name && arch.runs_on(machine));
+        std::iter::once(machine).chain(others.copied()).collect()
+    }
+
     /// Whether any call is left to an agent.
     pub fn notifies(&self) -> bool {
         self.default == action::NOTIFY || self.rules.iter().any(|rule| rule.action == action::NOTIFY)

@@ -5,6 +5,7 @@ use std::cmp::{Ordering, Reverse};
 
 use super::arch::{Arch, X32_BIT, multiplexed_syscalls};
 use super::profile::{Condition, Operator, Profile, Rule, action};
+use super::tables::ARM_PRIVATE;
 
 /// What happens to a system call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,18 +59,16 @@ pub fn ranges(profile: &Profile, arches: &[&Arch]) -> Vec<Range> {
 
 /// Adds the ranges of one architecture, whose numbers begin at `first`.
 fn add(ranges: &mut Vec<Range>, profile: &Profile, arch: &Arch, first: u32) {
-    let (entries, newest) = entries(profile, arch);
-    let default = Verdict::Always(profile.default);
-    push(ranges, first, default.clone());
-    for group in entries.chunk_by(|one, other| one.number == other.number) {
-        push(ranges, group[0].number, combine(group));
-        if group[0].number < u32::MAX {
-            push(ranges, group[0].number + 1, default.clone());
-        }
-    }
-    if let Some(newest) = newest.filter(|_| profile.hides_new_syscalls()) {
-        push(ranges, newest + 1, Verdict::Always(ENOSYS));
-    }
+    let Entries { entries, newest } = entries(profile, arch);
+    let unnamed = |number: u32| (number, Verdict::Always(if number > newest { ENOSYS } else { profile.default }));
+    let groups = || entries.chunk_by(|one, other| one.number == other.number);
+    let ends = groups().map(|group| group[0].number).chain([newest]);
+    let mut starts = vec![unnamed(first)];
+    starts.extend(ends.filter_map(|number| number.checked_add(1)).map(unnamed));
+    // Behind the others, so that what is named comes last where two have the same number.
+    starts.extend(groups().map(|group| (group[0].number, verdict(&deciding(group)))));
+    starts.sort_by_key(|(number, _)| *number);
+    starts.into_iter().for_each(|(number, verdict)| push(ranges, number, verdict));
 }
 
 /// Begins a new range where it differs from the one before.
@@ -83,42 +82,63 @@ fn push(ranges: &mut Vec<Range>, first: u32, verdict: Verdict) {
 }
 
 /// A rule for one number.
-struct Entry {
+#[derive(Clone, Debug)]
+pub struct Entry {
     number: u32,
-    check: Check,
+    /// Its index in the profile; None where it is none of the profile's.
+    pub rule: Option<usize>,
+    pub check: Check,
 }
 
-/// The rules of the profile for this architecture, sorted by number and else as they were given; and the greatest
-/// number that it names.
-fn entries(profile: &Profile, arch: &Arch) -> (Vec<Entry>, Option<u32>) {
+/// The rules of the profile for one architecture.
+struct Entries {
+    /// Sorted by number, and else as they were given.
+    entries: Vec<Entry>,
+    /// The greatest number that does not count as newer than the profile.
+    newest: u32,
+}
+
+/// What decides about one number, in the order in which it is tried; and whether the number is newer than the profile.
+pub fn about(profile: &Profile, arch: &Arch, number: u32) -> (Vec<Entry>, bool) {
+    let Entries { mut entries, newest } = entries(profile, arch);
+    entries.retain(|entry| entry.number == number);
+    (deciding(&entries).into_iter().cloned().collect(), number > newest)
+}
+
+fn entries(profile: &Profile, arch: &Arch) -> Entries {
     let multiplexed = if arch.has_multiplexers { multiplexed_syscalls() } else { Vec::new() };
     let mut entries = Vec::new();
     let mut newest = None;
-    for rule in &profile.rules {
+    for (index, rule) in profile.rules.iter().enumerate() {
         for syscall in &rule.syscalls {
             let number = arch.number(*syscall);
-            newest = newest.max(number);
+            // ARM's own calls lie far above all others, and tell nothing about those.
+            newest = newest.max(number.filter(|number| *number < ARM_PRIVATE || arch.base >= ARM_PRIVATE));
             // What the default says need not be said again: such a rule does not override others either.
             if rule.action == profile.default {
                 continue;
             }
+            let mut add = |number: Option<u32>, call| {
+                let entry = |number, check| Entry { number, rule: Some(index), check };
+                entries.extend(number.into_iter().flat_map(|n| checks(rule, arch, call).map(move |it| entry(n, it))));
+            };
             if let Some(other) = multiplexed.iter().find(|other| other.syscall == *syscall) {
-                let number = arch.number(other.through);
-                entries.extend(number.into_iter().flat_map(|number| checks(rule, number, arch, Some(other.call))));
+                add(arch.number(other.through), Some(other.call));
             }
-            entries.extend(number.into_iter().flat_map(|number| checks(rule, number, arch, None)));
+            add(number, None);
         }
     }
-    if profile.hides_new_syscalls() && newest.is_some() && arch.hides_unknown_numbers_behind(0) {
+    let newest = newest.filter(|_| profile.hides_new_syscalls());
+    if newest.is_some() && arch.hides_unknown_numbers_behind(0) {
         let check = Check { conditions: Vec::new(), is_64_bit: arch.is_64_bit, action: ENOSYS };
-        entries.insert(0, Entry { number: 0, check });
+        entries.insert(0, Entry { number: 0, rule: None, check });
     }
     entries.sort_by_key(|entry| entry.number);
-    (entries, newest)
+    Entries { entries, newest: newest.unwrap_or(u32::MAX) }
 }
 
-/// A rule's checks for one number; with `call`, for that call through a multiplexer, whose first argument it is.
-fn checks(rule: &Rule, number: u32, arch: &Arch, call: Option<u64>) -> impl Iterator<Item = Entry> {
+/// A rule's checks; with `call`, for that call through a multiplexer, whose first argument it is.
+fn checks(rule: &Rule, arch: &Arch, call: Option<u64>) -> impl Iterator<Item = Check> {
     rule.alternatives.iter().map(move |conditions| {
         let mut conditions: Vec<_> = conditions.iter().filter_map(|condition| fit(*condition, arch)).collect();
         if let Some(call) = call {
@@ -126,7 +146,7 @@ fn checks(rule: &Rule, number: u32, arch: &Arch, call: Option<u64>) -> impl Iter
             conditions.push(Condition { index: 0, operator: Operator::Equal, value: call, mask: u64::MAX });
         }
         conditions.sort_by_key(|condition| condition.index);
-        Entry { number, check: Check { conditions, is_64_bit: arch.is_64_bit, action: rule.action } }
+        Check { conditions, is_64_bit: arch.is_64_bit, action: rule.action }
     })
 }
 
@@ -139,22 +159,30 @@ fn fit(mut condition: Condition, arch: &Arch) -> Option<Condition> {
     (condition.mask != 0).then_some(condition)
 }
 
-/// What several rules for one number come to: one without conditions makes the others void, the first such if there
-/// are more; the others are tried in libseccomp's order, which matters only where their actions differ.
-fn combine(group: &[Entry]) -> Verdict {
+/// Those of several rules for one number that decide, as they are tried: one without conditions makes the others void,
+/// the first such if there are more; the others are tried in libseccomp's order, which matters only where their actions
+/// differ.
+fn deciding(group: &[Entry]) -> Vec<&Entry> {
     if let Some(entry) = group.iter().find(|entry| entry.check.conditions.is_empty()) {
-        return Verdict::Always(entry.check.action);
+        return vec![entry];
     }
-    let mut checks: Vec<Check> = Vec::with_capacity(group.len());
+    let mut entries: Vec<&Entry> = Vec::with_capacity(group.len());
     for entry in group {
-        if !checks.contains(&entry.check) {
-            checks.push(entry.check.clone());
+        if !entries.iter().any(|known| known.check == entry.check) {
+            entries.push(entry);
         }
     }
-    if checks.iter().any(|check| check.action != checks[0].action) {
-        checks.sort_by(|one, other| order(&one.conditions, &other.conditions));
+    if entries.iter().any(|entry| entry.check.action != entries[0].check.action) {
+        entries.sort_by(|one, other| order(&one.check.conditions, &other.check.conditions));
     }
-    Verdict::First(checks)
+    entries
+}
+
+fn verdict(entries: &[&Entry]) -> Verdict {
+    match entries {
+        [only] if only.check.conditions.is_empty() => Verdict::Always(only.check.action),
+        _ => Verdict::First(entries.iter().map(|entry| entry.check.clone()).collect()),
+    }
 }
 
 /// Condition by condition, the lowest argument first; a check that is the beginning of another comes before it.

@@ -32,5 +32,6 @@ mod rootfs;
 mod rootless;
 mod run;
 mod seccomp;
+mod seccomp_tool;
 mod terminal;
 mod user_namespaces;

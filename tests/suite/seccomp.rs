@@ -357,6 +357,7 @@ fn what_a_profile_cannot_say_is_refused() {
         ("/flags", json!(["SECCOMP_FILTER_FLAG_NONE"])),
         ("/listenerMetadata", json!("nobody's")),
         ("/syscalls/0/action", json!("SCMP_ACT_NOTIFY")),
+        ("/syscalls/0/errnoRet", json!(4096)),
         ("/syscalls/0/names", json!([])),
         ("/syscalls/0/names", json!([""])),
         ("/syscalls/0/args", json!([{"index": 6, "value": 0, "op": "SCMP_CMP_EQ"}])),

@@ -14,7 +14,9 @@ const NONE: u16 = u16::MAX;
 
 /// Numbers of 32-bit ARM itself are stored with this bit, and lie at [`ARM_PRIVATE`] in the kernel.
 const ARM_PRIVATE_BIT: u16 = 1 << 15;
-const ARM_PRIVATE: u32 = 0x000f_0000;
+
+/// The first number of the calls that only 32-bit ARM has.
+pub const ARM_PRIVATE: u32 = 0x000f_0000;
 
 /// The sets of numbers, in the order in which `generate` writes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,22 +1,24 @@
 //! The filter tested as a program: every number of every architecture, with arguments at which something changes,
 //! against a plain reading of the profile.
 
-mod interpreter;
+mod beside;
+mod figures;
 mod libseccomp;
 mod profiles;
+mod pseudo;
 mod reference;
-
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::arch::{ARCHES, Arch, X32_BIT, find, native};
-use super::compile::compile;
+use super::compile::{JUMP, RETURN, compile};
+use super::explain::{self, Reason};
+use super::interpreter::{self, Call, Outcome};
 use super::profile::{self, Condition, Profile, action};
 use super::tables::Syscall;
-use interpreter::{Call, assert_well_formed, run};
+use super::{disassemble, rules};
 use profiles::{Random, parse};
-use seccompiler::BpfProgram;
+use seccompiler::{BpfProgram, sock_filter};
 
 /// The architectures that a machine like `name` runs, itself first.
 fn arches_of(name: &str) -> Vec<&'static Arch> {
@@ -34,6 +36,25 @@ fn program(profile: &Profile, arches: &[&Arch]) -> BpfProgram {
     let program = compile(profile, arches).unwrap();
     assert_well_formed(&program);
     program
+}
+
+/// Runs a program that the kernel takes.
+fn run(program: &[sock_filter], call: &Call, is_big_endian: bool) -> Outcome {
+    interpreter::run(program, call, is_big_endian).expect("a program that the kernel takes")
+}
+
+/// Asserts what the kernel asserts: every jump stays inside, and the last instruction returns.
+fn assert_well_formed(program: &[sock_filter]) {
+    assert!(!program.is_empty() && program.len() <= 4096, "{} instructions", program.len());
+    for (position, instruction) in program.iter().enumerate() {
+        let furthest = match instruction.code {
+            JUMP => instruction.k as usize,
+            code if code & 7 == 5 => usize::from(instruction.jt.max(instruction.jf)),
+            _ => continue,
+        };
+        assert!(position + 1 + furthest < program.len(), "{position} leads out");
+    }
+    assert_eq!(program.last().unwrap().code, RETURN);
 }
 
 /// Every number that the architecture has or might get, and those at the edges.
@@ -100,12 +121,19 @@ fn random_profiles_mean_what_they_say_on_every_machine() {
     }
 }
 
+/// Profiles of the kind that most containers have.
+fn default_profiles(machine: &'static Arch) -> Vec<(String, Profile)> {
+    let mut profiles = vec![("docker-like".to_owned(), read(&profiles::docker_like()))];
+    let shipped = profiles::shipped(machine).into_iter();
+    profiles.extend(shipped.map(|(name, profile)| (name, profile::read(&profile).unwrap())));
+    profiles
+}
+
 #[test]
 fn default_profiles_mean_what_they_say() {
     let mut random = Random::new(7);
-    for profile in [Some(profiles::docker_like()), profiles::podman()].into_iter().flatten() {
-        let profile = read(&profile);
-        for machine in &ARCHES {
+    for machine in &ARCHES {
+        for (_, profile) in default_profiles(machine) {
             compare(&profile, &arches_of(machine.name), &mut random);
         }
     }
@@ -120,33 +148,79 @@ fn the_same_profile_makes_the_same_program() {
 
 #[test]
 fn calls_without_conditions_take_few_instructions_and_no_arguments() {
-    for (name, profile) in [("docker-like", Some(profiles::docker_like())), ("podman", profiles::podman())] {
-        let Some(profile) = profile else { continue };
-        let profile = read(&profile);
-        let arches = arches_of("SCMP_ARCH_X86_64");
+    for (name, profile) in default_profiles(find(X86_64).unwrap()) {
+        let arches = arches_of(X86_64);
         let program = program(&profile, &arches);
-        let mut worst = 0;
         for syscall in Syscall::all() {
             let Some(number) = arches[0].number(syscall) else { continue };
             let call = Call { arch: arches[0].audit, number, arguments: [0; 6] };
+            let has_conditions =
+                rules::about(&profile, arches[0], number).0.iter().any(|it| !it.check.conditions.is_empty());
             let outcome = run(&program, &call, false);
-            if !outcome.has_read_arguments {
-                worst = worst.max(outcome.instructions);
+            assert_eq!(outcome.has_read_arguments, has_conditions, "{name}: {}", syscall.name());
+            assert!(has_conditions || outcome.instructions <= 12, "{name}: {}: {outcome:?}", syscall.name());
+        }
+    }
+}
+
+#[test]
+fn explanations_say_what_the_program_does() {
+    let mut random = Random::new(5);
+    let names = profiles::names(find(X86_64).unwrap());
+    for arches in
+        [vec![X86_64], vec![X86_64, "SCMP_ARCH_X86", "SCMP_ARCH_X32"], vec!["SCMP_ARCH_S390X", "SCMP_ARCH_S390"]]
+    {
+        let arches: Vec<_> = arches.into_iter().map(|name| find(name).unwrap()).collect();
+        for _ in 0..20 {
+            let few: Vec<_> = (0..12).map(|_| random.of(&names)).collect();
+            let profile = read(&profiles::random(&mut random, &few, false));
+            let program = program(&profile, &arches);
+            let conditions: Vec<_> = profile.rules.iter().flat_map(|rule| rule.alternatives.concat()).collect();
+            for arch in &arches {
+                let named = few.iter().filter_map(|name| arch.number(Syscall::find(name).unwrap()));
+                for number in named.chain([arch.base, arch.base + 9, arch.base + 999, u32::MAX]) {
+                    for arguments in arguments(&mut random, &conditions) {
+                        let call = Call { arch: arch.audit, number, arguments };
+                        explained(&profile, &arches, &program, &call, arch.is_big_endian);
+                    }
+                }
             }
         }
-        println!(
-            "{name}: {} instructions, at most {worst} executed for a native call without conditions",
-            program.len()
-        );
-        for name in ["read", "write", "futex", "epoll_wait", "clock_gettime", "openat", "ioctl"] {
-            let number = arches[0].number(Syscall::find(name).unwrap()).unwrap();
-            let outcome = run(&program, &Call { arch: arches[0].audit, number, arguments: [0; 6] }, false);
-            println!("  {name}: {}", outcome.instructions);
-            assert_eq!(outcome.action, action::ALLOW, "{name}");
-            assert!(!outcome.has_read_arguments, "{name}");
-        }
-        assert!(worst <= 12, "{name}: {worst}");
     }
+}
+
+fn explained(profile: &Profile, arches: &[&Arch], program: &BpfProgram, call: &Call, is_big_endian: bool) {
+    let (reason, tried) = explain::why(profile, arches, call);
+    let action = match reason {
+        Reason::Rule(index) => profile.rules[index].action,
+        Reason::Default => profile.default,
+        Reason::Newer => action::ERRNO | libc::ENOSYS as u32,
+        Reason::OtherArchitecture => action::KILL_PROCESS,
+    };
+    assert_eq!(run(program, call, is_big_endian).action, action, "{reason:?} {tried:?} {call:x?}");
+}
+
+#[test]
+fn a_disassembled_program_tells_what_its_numbers_are() {
+    let rules = json!([{"names": ["ptrace"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38},
+        {"names": ["personality"], "action": "SCMP_ACT_KILL", "args": [{"index": 0, "value": 8, "op": "SCMP_CMP_EQ"}]}]);
+    let profile = read(&json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}));
+    let arches = [find(X86_64).unwrap()];
+    let program = program(&profile, &arches);
+    let text = disassemble::disassemble(&program, &arches);
+    assert_eq!(text.lines().count(), program.len());
+    for part in [
+        "; SCMP_ARCH_X86_64\n",
+        "; ptrace\n",
+        "; SCMP_ACT_ERRNO ENOSYS\n",
+        "; SCMP_ACT_KILL_THREAD\n",
+        "ld  argument 0",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let bytes = disassemble::bytes(&program, false);
+    assert_eq!(bytes[..8], [0x20, 0, 0, 0, 4, 0, 0, 0]);
+    assert_eq!(disassemble::bytes(&program, true)[..8], [0, 0x20, 0, 0, 0, 0, 0, 4]);
 }
 
 #[test]
@@ -218,6 +292,16 @@ fn calls_newer_than_the_profile_do_not_exist() {
 }
 
 #[test]
+fn arms_own_calls_do_not_hide_what_is_new() {
+    let profile = json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [
+        {"names": ["read", "statx", "cacheflush"], "action": "SCMP_ACT_ALLOW"}]});
+    let of = |number| act(&profile, &["SCMP_ARCH_ARM"], ("SCMP_ARCH_ARM", number), &[]);
+    let enosys = action::ERRNO | libc::ENOSYS as u32;
+    assert_eq!([of(3), of(397), of(396)], [action::ALLOW, action::ALLOW, action::ERRNO | 1]);
+    assert_eq!([of(398), of(0xf_0001), of(0xf_0002), of(0xf_0003)], [enosys, enosys, action::ALLOW, enosys]);
+}
+
+#[test]
 fn several_conditions_and_rules_combine_as_in_runc() {
     let rule = |args: Value| json!({"names": ["prctl"], "action": "SCMP_ACT_ERRNO", "args": args});
     let equal = |index: u32, value: u64| json!({"index": index, "value": value, "op": "SCMP_CMP_EQ"});
@@ -276,20 +360,4 @@ fn what_go_leaves_out_is_no_error() {
     assert_eq!(flags(json!([])), 0);
     assert_eq!(flags(json!(["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG"])), profile::flag::LOG);
     assert_eq!(flags(json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"])), 0, "there is no listener");
-}
-
-/// Not an assertion: run with --nocapture for the figures.
-#[test]
-fn compiling_takes_little() {
-    for (name, profile) in [("docker-like", Some(profiles::docker_like())), ("podman", profiles::podman())] {
-        let Some(profile) = profile else { continue };
-        let profile = parse(&profile);
-        let mut best = Duration::MAX;
-        for _ in 0..50 {
-            let began = Instant::now();
-            super::plan(&profile).unwrap();
-            best = best.min(began.elapsed());
-        }
-        println!("{name}: {best:?}");
-    }
 }

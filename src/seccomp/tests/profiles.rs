@@ -1,8 +1,11 @@
-//! Profiles to test with: made at random, and the one that podman ships.
+//! Profiles to test with: made at random, and those that are shipped.
+
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use crate::seccomp::arch::{ARCHES, Arch};
+use crate::seccomp::engine::{self, Circumstances, USUAL_CAPABILITIES};
 use crate::seccomp::profile::{ACTIONS, OPERATORS};
 use crate::seccomp::tables::Syscall;
 use crate::spec;
@@ -92,30 +95,24 @@ pub fn parse(profile: &Value) -> spec::seccomp::Seccomp {
     serde_json::from_value(profile.clone()).expect("a profile")
 }
 
-/// podman's default profile as podman writes it into config.json, for a container with no more than the usual
-/// capabilities; None where podman is not installed.
-pub fn podman() -> Option<Value> {
-    let text = std::fs::read("/usr/share/containers/seccomp.json").ok()?;
-    let profile: Value = serde_json::from_slice(&text).ok()?;
-    let has = |entry: &Value, pointer: &str, names: &[&str]| {
-        let list = entry.pointer(pointer).and_then(Value::as_array).filter(|list| !list.is_empty());
-        list.map(|list| list.iter().any(|name| names.iter().any(|known| name == known)))
+/// The profiles in the directory KELSON_PROFILES, or else podman's if it is installed: each as an engine would write it
+/// into config.json for a container with no more than the usual capabilities, on a machine.
+pub fn shipped(machine: &'static Arch) -> Vec<(String, spec::seccomp::Seccomp)> {
+    let files: Vec<PathBuf> = match std::env::var_os("KELSON_PROFILES") {
+        Some(directory) => std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect(),
+        None => vec!["/usr/share/containers/seccomp.json".into()],
     };
-    let arches = ["amd64", "x86", "x32"];
-    let capabilities = ["CAP_CHOWN", "CAP_KILL", "CAP_SETUID", "CAP_SYS_CHROOT"];
-    let applies = |entry: &&Value| {
-        has(entry, "/includes/arches", &arches) != Some(false)
-            && has(entry, "/includes/caps", &capabilities) != Some(false)
-            && has(entry, "/excludes/arches", &arches) != Some(true)
-            && has(entry, "/excludes/caps", &capabilities) != Some(true)
-    };
-    let syscalls: Vec<_> = profile["syscalls"].as_array()?.iter().filter(applies).collect();
-    Some(json!({
-        "defaultAction": profile["defaultAction"],
-        "defaultErrnoRet": profile["defaultErrnoRet"],
-        "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
-        "syscalls": syscalls,
-    }))
+    let name = |file: &Path| file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    files.into_iter().filter_map(|file| Some((name(&file), load(&file, machine)?))).collect()
+}
+
+/// A profile, or the one of a config.json; None where there is no such file.
+pub fn load(file: &Path, machine: &'static Arch) -> Option<spec::seccomp::Seccomp> {
+    let circumstances = Circumstances { capabilities: USUAL_CAPABILITIES.to_vec(), machine, kernel: (6, 18) };
+    let bytes = std::fs::read(file).ok()?;
+    let mut value: Value = serde_json::from_slice(&bytes).unwrap();
+    let inner = value.pointer_mut("/linux/seccomp").map(|profile| profile.to_string().into_bytes());
+    Some(engine::resolve(&inner.unwrap_or(bytes), &circumstances).unwrap().profile)
 }
 
 /// The shape of docker's default profile: a long list of allowed calls, and a few that depend on arguments.
