@@ -23,7 +23,7 @@ use crate::spec::Spec;
 use crate::state::{Container, Init, START_SOCKET, State, Status, Store};
 use crate::sys::process::{Forked, clone, clone_classic, pidfd_open};
 use crate::wire::{Message, Wire, send_descriptors};
-use crate::{hook, log, namespace, netdev, process, rdt, rootfs, tty};
+use crate::{hook, log, namespace, netdev, process, rdt, rootfs, sys, tty};
 
 /// What the caller asks for.
 #[derive(Debug, Default)]
@@ -49,8 +49,8 @@ pub struct Created {
     pub container: Container,
     pub state: State,
     pub pid: Pid,
-    /// To init, for a start by this process.
-    pub wire: Wire,
+    /// To init, for a start by this process; nothing if it has become the program already.
+    pub wire: Option<Wire>,
     /// Where a foreground `run` receives the terminal.
     pub terminal: Option<OwnedFd>,
 }
@@ -58,7 +58,7 @@ pub struct Created {
 /// Makes a container. On failure nothing is left.
 pub fn create(store: &Store, request: &Request) -> Result<Created> {
     let bundle = &request.bundle;
-    let bundle = bundle.canonicalize().on_path("cannot find the bundle", bundle)?;
+    let bundle = sys::fs::canonical(bundle).on_path("cannot find the bundle", bundle)?;
     let (mut spec, _) = Spec::load(&bundle)?;
     if let Some(process) = &mut spec.process {
         process.env.extend(request.extra_env.iter().cloned());
@@ -126,7 +126,7 @@ fn make(
     plan: &Plan,
     request: &Request,
     console: Option<OwnedFd>,
-) -> Result<(Pid, Wire)> {
+) -> Result<(Pid, Option<Wire>)> {
     // What is about to be made is written down first: a runtime that is killed leaves something to clean up by. But
     // not a cgroup that is somebody else's.
     plan.cgroup.check_unused().map_err(|error| error.step("cgroup"))?;
@@ -153,20 +153,34 @@ fn make(
         ours.send(&Message::Go)?;
     }
     set_from_outside(plan, pid, state)?;
+    let now = starts_now(plan, request);
+    if now {
+        // Nobody could tell the moments apart in which it is made and started.
+        state.is_ready = true;
+        container.save(state)?;
     // Until init is ready it ends with this process; only hooks look for it before.
-    if state.rdt.is_some() || plan.hooks.are_needed_by_init() {
+    } else if state.rdt.is_some() || plan.hooks.are_needed_by_init() {
         container.save(state)?;
     }
-    wait_until_ready(plan, pid, state, &ours)?;
-    state.is_ready = true;
-    container.save(state)?;
+    wait_until_ready(plan, pid, state, &ours, now)?;
+    if !now {
+        state.is_ready = true;
+        container.save(state)?;
+    }
     if let Some(socket) = pidfd_socket {
         send_pidfd(&socket, pid)?;
     }
     if let Some(path) = &request.pid_file {
         write_pid_file(path, pid)?;
     }
-    Ok((pid, ours))
+    Ok((pid, Some(ours).filter(|_| !now)))
+}
+
+/// Whether init need not stop between being made and becoming the program: two messages, and as many switches
+/// between processes, that are seen in the time of a start.
+fn starts_now(plan: &Plan, request: &Request) -> bool {
+    let has_terminal = plan.process.as_ref().is_some_and(|process| process.terminal);
+    request.at_once && !has_terminal && !plan.hooks.are_needed_by_init() && !is_set_from_outside(plan)
 }
 
 /// Everything of the host that init needs, opened while this process still sees the host.
@@ -177,7 +191,11 @@ fn open_descriptors(
     wire: Wire,
     state: &State,
 ) -> Result<Inherited> {
-    let start = if request.at_once { Start::Wire } else { Start::Listener(listen(container)?) };
+    let start = match request.at_once {
+        true if starts_now(plan, request) => Start::Now,
+        true => Start::Wire,
+        false => Start::Listener(listen(container)?),
+    };
     Ok(Inherited {
         wire,
         start,
@@ -247,6 +265,12 @@ fn follow_stage(plan: &Plan, stage: Pid, wire: &Wire) -> Result<Pid> {
     Ok(pid)
 }
 
+/// Whether there is something for [`set_from_outside`], which has to come before the program.
+fn is_set_from_outside(plan: &Plan) -> bool {
+    let by_process = plan.process.as_ref().is_some_and(|process| process.oom_score_adj.is_some());
+    by_process || plan.namespaces.has_user() || plan.rdt.is_some() || !plan.net_devices.is_empty()
+}
+
 /// What only the host's privileges can do to init.
 fn set_from_outside(plan: &Plan, pid: Pid, state: &mut State) -> Result<()> {
     if let Some(process) = &plan.process {
@@ -283,10 +307,12 @@ fn set_oom_score(value: i32, pid: Pid) -> Result<()> {
     }
 }
 
-fn wait_until_ready(plan: &Plan, pid: Pid, state: &State, wire: &Wire) -> Result<()> {
+/// Serves init until it is ready, or with `now` until it is the program: then its end of the wire closes.
+fn wait_until_ready(plan: &Plan, pid: Pid, state: &State, wire: &Wire, now: bool) -> Result<()> {
     loop {
         match wire.receive()? {
             Some(Message::Ready) => return Ok(()),
+            None if now && !state.init.is_some_and(Init::ended_before_exec) => return Ok(()),
             Some(Message::Warning(text)) => log::warn(text),
             Some(Message::RunHooks) => {
                 let oci_state = state.to_oci(Status::Creating);

@@ -52,6 +52,8 @@ pub enum Start {
     Listener(OwnedFd),
     /// By the runtime that made it.
     Wire,
+    /// As soon as it is made.
+    Now,
 }
 
 /// Runs init; ends in the program, or in a message that says why not.
@@ -346,9 +348,12 @@ fn own_standard_streams(uid: u32) {
     }
 }
 
-/// Says that the container is made, and waits for its start.
+/// Says that the container is made, and waits for its start where somebody else decides on that.
 fn wait_for_start(inherited: &mut Inherited) -> Result<()> {
     sys::prctl(libc::PR_SET_PDEATHSIG, 0).context(|| "cannot outlive the runtime")?;
+    if matches!(inherited.start, Start::Now) {
+        return Ok(());
+    }
     inherited.wire.send(&Message::Ready)?;
     if let Start::Listener(listener) = &inherited.start {
         inherited.wire = wait_for_connection(listener)?;

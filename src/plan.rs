@@ -169,7 +169,9 @@ fn plan_rootfs(spec: &Spec, bundle: &Path, settings: &Settings, own_mounts: bool
         return Err(Error::new("the root needs a path").pointer("/root/path"));
     }
     let path = bundle.join(root.path());
-    let path = path.canonicalize().on_path("cannot find the rootfs", &path).map_err(|e| e.pointer("/root/path"))?;
+    let path = crate::sys::fs::canonical(&path)
+        .on_path("cannot find the rootfs", &path)
+        .map_err(|e| e.pointer("/root/path"))?;
     if !path.is_dir() {
         return Err(Error::new("the rootfs is not a directory").path(path).pointer("/root/path"));
     }

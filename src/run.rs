@@ -53,10 +53,12 @@ pub fn run(store: &Store, mut request: Request, options: Options) -> Result<i32>
 }
 
 fn start(created: &Created) -> Result<()> {
-    go(&created.wire).or_else(|error| {
-        destroy(&created.container, &created.state)?;
-        Err(error)
-    })?;
+    if let Some(wire) = &created.wire {
+        go(wire).or_else(|error| {
+            destroy(&created.container, &created.state)?;
+            Err(error)
+        })?;
+    }
     after_start(&created.container, &created.state)
 }
 

@@ -133,6 +133,12 @@ impl Init {
         stat(self.pid).filter(|stat| stat.start_time == self.start_time && !matches!(stat.state, 'Z' | 'X'))
     }
 
+    /// Whether the process, a child that has not been waited for and closed what it closes on exec, ended instead:
+    /// the kernel clears the flag before it closes anything.
+    pub fn ended_before_exec(self) -> bool {
+        stat(self.pid).is_some_and(|stat| stat.flags & FORKED_BUT_NOT_EXECUTED != 0)
+    }
+
     /// Whether the process is there and not a zombie.
     pub fn is_alive(self) -> bool {
         self.look().is_some()

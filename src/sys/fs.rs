@@ -1,10 +1,11 @@
 //! Files: `statfs` magic numbers that libc for musl lacks, `memfd` sealing, and the like.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use nix::NixPath;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::fcntl::{AT_FDCWD, OFlag, openat, readlinkat};
 use nix::sys::stat::Mode;
 
 use super::{descriptor, unit};
@@ -29,6 +30,13 @@ pub fn file_system_magic(file: impl AsFd) -> nix::Result<i64> {
 /// Opens `path` close-on-exec: what openat(2) does in one call, musl's open takes two for.
 pub fn open<P: NixPath + ?Sized>(path: &P, flags: OFlag) -> nix::Result<OwnedFd> {
     openat(AT_FDCWD, path, flags | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+/// The absolute path of what is at `path`, without symbolic links: `realpath(3)`, without its allocations.
+pub fn canonical(path: &Path) -> nix::Result<PathBuf> {
+    let place = open(path, OFlag::O_PATH)?;
+    let link = format!("/proc/self/fd/{}", place.as_raw_fd());
+    readlinkat(AT_FDCWD, link.as_str()).map(PathBuf::from)
 }
 
 /// The whole of a small file, such as those of procfs, whose sizes are not known before.
