@@ -132,7 +132,7 @@ fn make(
     plan.cgroup.check_unused().map_err(|error| error.step("cgroup"))?;
     state.cgroup = plan.cgroup.state();
     container.save(state)?;
-    let cgroups = plan.cgroup.make().map_err(|error| error.step("cgroup"))?;
+    let cgroups = plan.cgroup.make(plan.namespaces.needs_stage()).map_err(|error| error.step("cgroup"))?;
     let (ours, theirs) = Wire::pair()?;
     let pidfd_socket = request.pidfd_socket.as_deref().map(tty::connect).transpose()?;
     let mut inherited = open_descriptors(container, plan, request, theirs, state)?;
@@ -148,6 +148,7 @@ fn make(
     if plan.namespaces.needs_stage() {
         pid = follow_stage(plan, pid, &ours)?;
         state.init = Some(Init::of(pid.as_raw()));
+        plan.cgroup.limit_processes().map_err(|error| error.step("cgroup"))?;
     } else if plan.namespaces.has_new(libc::CLONE_NEWUSER as u64) {
         namespace::write_id_maps(&plan.namespaces, pid).map_err(|error| error.step("id maps"))?;
         ours.send(&Message::Go)?;

@@ -31,4 +31,5 @@ pub mod state;
 pub mod sys;
 pub mod sysctl;
 pub mod tty;
+pub mod update;
 pub mod wire;

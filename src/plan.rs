@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use nix::sys::personality::Persona;
-use oci_spec::runtime::LinuxPersonalityDomain;
+use oci_spec::runtime::{LinuxIdMapping, LinuxPersonalityDomain};
 
 use crate::cgroup::{self, CgroupPlan, Manager};
 use crate::device::{self, DevicePlan};
@@ -71,9 +71,10 @@ pub fn plan(spec: &Spec, id: &str, bundle: &Path, settings: &Settings) -> Result
         uts: apart(libc::CLONE_NEWUTS),
     };
     let container_map = (!linux.uid_mappings.is_empty()).then(|| IdMap::new(&linux.uid_mappings, &linux.gid_mappings));
-    let cgroup = cgroup::plan(linux, id, settings.manager)?;
+    let mut cgroup = cgroup::plan(linux, id, settings.manager)?;
     let labels = plan_labels(spec);
     let mounts = plan_mounts(spec, bundle, &labels.mount_label, container_map.as_ref())?;
+    cgroup.owner = cgroup_owner(spec, &mounts, &namespaces);
     let process = spec.process.as_ref().map(process::plan).transpose()?;
     let host_dev =
         |mount: &MountPlan| mount.destination == Path::new("/dev") && matches!(mount.kind, Kind::Bind { .. });
@@ -196,6 +197,27 @@ fn plan_rootfs(spec: &Spec, bundle: &Path, settings: &Settings, own_mounts: bool
         is_seen_by_hooks: false,
         no_pivot: settings.no_pivot,
     })
+}
+
+/// Whose the cgroup is to be: the user's that the container runs as, if it may write to the cgroups that it sees, and
+/// sees only its own (config-linux.md, "Cgroup ownership").
+fn cgroup_owner(spec: &Spec, mounts: &[MountPlan], namespaces: &NamespacePlan) -> Option<u32> {
+    let writable = |mount: &MountPlan| {
+        matches!(mount.kind, Kind::Cgroup { .. }) && mount.attributes.set & crate::sys::mount::attr::RDONLY == 0
+    };
+    if !namespaces.has_new(libc::CLONE_NEWCGROUP as u64) || !mounts.iter().any(writable) {
+        return None;
+    }
+    let inside = spec.process.as_ref()?.user.uid;
+    let outside = |map: &LinuxIdMapping| {
+        let offset = inside.checked_sub(map.container_id()).filter(|offset| *offset < map.size())?;
+        map.host_id().checked_add(offset)
+    };
+    let owner = match &spec.linux.uid_mappings[..] {
+        [] => (!namespaces.has_user()).then_some(inside),
+        maps => maps.iter().find_map(outside),
+    };
+    owner.filter(|owner| *owner != nix::unistd::geteuid().as_raw())
 }
 
 fn cgroup_view(cgroup: &CgroupPlan, namespaced: bool) -> cgroupfs::View {

@@ -199,7 +199,7 @@ fn set_up(root: &Path, plan: &RdtPlan, state: &mut RdtState, pid: i32) -> Result
     if plan.shared && state.directory.is_none() {
         compare(root, plan, &state.group)?;
     }
-    write_schemata(plan, &state.group)?;
+    write_schemata(&plan.schemata, &state.group)?;
     if let Some(name) = &plan.monitoring_group {
         let directory = state.group.join("mon_groups").join(name);
         refused(make_directory(&directory), "cannot make the monitoring group", &directory)
@@ -265,13 +265,45 @@ fn is_bandwidth(resource: &str) -> bool {
     ["MB", "SMBA"].contains(&resource)
 }
 
-fn write_schemata(plan: &RdtPlan, group: &Path) -> Result<()> {
+fn write_schemata(schemata: &[Schema], group: &Path) -> Result<()> {
     let path = group.join("schemata");
-    for schema in &plan.schemata {
+    for schema in schemata {
         refused(write_existing(&path, &schema.lines), "cannot write the schemata", &path)
             .map_err(|error| error.pointer(pointer(schema.member)))?;
     }
     Ok(())
+}
+
+/// The schemata of a group before they were changed.
+pub struct Former {
+    path: PathBuf,
+    text: String,
+}
+
+/// Writes the schemata that are set in `rdt` to the container's group; on failure they are as before.
+///
+/// Errors: the container has no group; a schema is none; the kernel refuses, with its own words.
+pub fn update(state: Option<&RdtState>, rdt: &LinuxIntelRdt) -> Result<Former> {
+    let schemata = schemata(rdt)?;
+    let group =
+        &state.ok_or_else(|| Error::new("the container was made without intelRdt: there is nothing to update"))?.group;
+    let path = group.join("schemata");
+    let text = fs::read_to_string(&path).on_path("cannot read the schemata", &path)?;
+    let former = Former { path, text };
+    match write_schemata(&schemata, group) {
+        Ok(()) => Ok(former),
+        Err(error) => {
+            former.restore();
+            Err(error)
+        }
+    }
+}
+
+impl Former {
+    /// Brings them back, as far as the kernel lets it.
+    pub fn restore(&self) {
+        let _ = write_existing(&self.path, &self.text);
+    }
 }
 
 /// Puts process `pid` into the container's group and monitoring group: the first process and each later one.

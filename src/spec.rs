@@ -8,8 +8,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    Hooks, LinuxCpu, LinuxDeviceCgroup, LinuxIdMapping, LinuxIntelRdt, LinuxMemory, LinuxMemoryPolicy, LinuxNamespace,
-    LinuxNetDevice, LinuxPersonality, LinuxTimeOffset, Mount, Root,
+    Hooks, LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxIdMapping, LinuxIntelRdt, LinuxMemory, LinuxMemoryPolicy,
+    LinuxNamespace, LinuxNetDevice, LinuxNetwork, LinuxPersonality, LinuxRdma, LinuxTimeOffset, Mount, Root,
 };
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -199,24 +199,27 @@ pub struct Device {
     pub gid: Option<u32>,
 }
 
-/// config-linux.md, "Control groups".
-#[derive(Clone, Debug, Default, Deserialize)]
+/// config-linux.md, "Control groups". Also what `update` reads, and what state.json keeps.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Resources {
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<LinuxDeviceCgroup>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<LinuxMemory>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu: Option<LinuxCpu>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub pids: Option<Pids>,
-    #[serde(rename = "blockIO", deserialize_with = "null_is_default")]
-    pub block_io: BTreeMap<String, serde_json::Value>,
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(rename = "blockIO", skip_serializing_if = "Option::is_none")]
+    pub block_io: Option<LinuxBlockIo>,
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
     pub hugepage_limits: Vec<HugepageLimit>,
-    #[serde(deserialize_with = "null_is_default")]
-    pub network: BTreeMap<String, serde_json::Value>,
-    #[serde(deserialize_with = "null_is_default")]
-    pub rdma: BTreeMap<String, serde_json::Value>,
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<LinuxNetwork>,
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
+    pub rdma: BTreeMap<String, LinuxRdma>,
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub unified: BTreeMap<String, String>,
 }
 
@@ -224,11 +227,12 @@ pub struct Resources {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Pids {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<i64>,
 }
 
 /// A limit on huge pages of one size, such as `2MB`, in bytes.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HugepageLimit {
     pub page_size: String,

@@ -29,7 +29,7 @@ const LAYERS: &[&[&str]] = &[
     ],
     &["plan", "state"],
     &["destroy", "init"],
-    &["create", "lifecycle"],
+    &["create", "lifecycle", "update"],
     &["run"],
     &["cli"],
 ];

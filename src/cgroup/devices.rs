@@ -1,12 +1,14 @@
 //! The devices a container may use: by the files of v1's controller, or by an eBPF program on v2.
 
+mod files;
+mod program;
+
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
+use super::layout::{Hierarchy, Layout};
 use crate::error::{Context, Error, Result};
 use crate::sys::bpf;
 
@@ -55,14 +57,16 @@ pub fn plan(rules: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>> {
     if rules.len() > MAX {
         return Err(Error::new(format!("more than {MAX} rules for devices")).pointer("/linux/resources/devices"));
     }
-    let own = rules
-        .iter()
-        .enumerate()
-        .map(|(index, rule)| one(rule).map_err(|error| error.pointer(format!("/linux/resources/devices/{index}"))));
-    own.chain(DEFAULTS.iter().copied().map(Ok)).collect()
+    let mut own = Vec::new();
+    for (index, rule) in rules.iter().enumerate() {
+        own.extend(read(rule).map_err(|error| error.pointer(format!("/linux/resources/devices/{index}")))?);
+    }
+    own.extend(DEFAULTS);
+    Ok(own)
 }
 
-fn one(rule: &LinuxDeviceCgroup) -> Result<Rule> {
+/// A rule for both kinds of devices is one for each, unless it is for all of them.
+fn read(rule: &LinuxDeviceCgroup) -> Result<Vec<Rule>> {
     let kind = match rule.typ().unwrap_or_default() {
         LinuxDeviceType::A => 'a',
         LinuxDeviceType::B => 'b',
@@ -86,341 +90,60 @@ fn one(rule: &LinuxDeviceCgroup) -> Result<Rule> {
         };
     }
     let access = if access == 0 { ALL } else { access };
-    Ok(Rule { allow: rule.allow(), kind, major: number(rule.major())?, minor: number(rule.minor())?, access })
+    let rule = Rule { allow: rule.allow(), kind, major: number(rule.major())?, minor: number(rule.minor())?, access };
+    Ok(match kind {
+        'a' if !rule.is_for_all() => vec![Rule { kind: 'b', ..rule }, Rule { kind: 'c', ..rule }],
+        _ => vec![rule],
+    })
 }
 
-/// Applies the rules to an open cgroup.
+impl Rule {
+    fn is_for_all(&self) -> bool {
+        self.kind == 'a' && self.major.is_none() && self.minor.is_none() && self.access == ALL
+    }
+}
+
+/// Whether devices are guarded in this hierarchy.
+pub fn belong_to(hierarchy: &Hierarchy, layout: &Layout) -> bool {
+    layout.unified || hierarchy.controllers.iter().any(|controller| controller == "devices")
+}
+
+/// Applies the rules to a new cgroup, open at `directory`.
 pub fn apply(directory: &OwnedFd, unified: bool, rules: &[Rule]) -> Result<()> {
-    if !unified {
-        return rules.iter().try_for_each(|rule| write(directory, *rule));
+    if unified {
+        return attach(directory, rules, false);
     }
-    if rules_allow_all(rules) {
-        return Ok(());
+    files::lines(rules)?.iter().try_for_each(|line| files::write(directory, line))
+}
+
+/// Applies the rules to the cgroup of running processes: what they may use before and after, they may use meanwhile.
+pub fn replace(directory: &OwnedFd, unified: bool, rules: &[Rule]) -> Result<()> {
+    if unified {
+        return attach(directory, rules, true);
     }
-    let program = bpf::load_device_program(&compile(rules)).map_err(|errno| {
+    let present = files::read(directory)?;
+    let lines = files::transition(&present, rules)?;
+    for (place, line) in lines.iter().enumerate() {
+        files::write(directory, line).inspect_err(|_| {
+            lines[..place].iter().rev().for_each(|done| drop(files::write(directory, &done.reverse())));
+        })?;
+    }
+    Ok(())
+}
+
+/// A list that allows all needs no program.
+fn attach(directory: &OwnedFd, rules: &[Rule], replace: bool) -> Result<()> {
+    let found =
+        || bpf::find_device_program(directory).context(|| "cannot look for the program that guards the devices");
+    let former = if replace { found()? } else { None };
+    if program::allows_all(rules) {
+        let detached = former.map_or(Ok(()), |former| bpf::detach_device_program(directory, former.as_fd()));
+        return detached.context(|| "cannot detach the program that guards the devices");
+    }
+    let program = bpf::load_device_program(&program::compile(rules)).map_err(|errno| {
         let error = Error::new("cannot load the program that guards the devices").errno(errno);
         if errno == Errno::EPERM { error.hint("it takes CAP_BPF or CAP_SYS_ADMIN on the host") } else { error }
     })?;
-    bpf::attach_device_program(directory, program.as_fd())
+    bpf::attach_device_program(directory, program.as_fd(), former.as_ref().map(AsFd::as_fd))
         .context(|| "cannot attach the program that guards the devices")
-}
-
-/// Such a list needs no program: a cgroup without one restricts nothing.
-fn rules_allow_all(rules: &[Rule]) -> bool {
-    let (rules, others) = simplify(rules);
-    others && rules.iter().all(|rule| rule.allow)
-}
-
-fn write(directory: &OwnedFd, rule: Rule) -> Result<()> {
-    let file = if rule.allow { "devices.allow" } else { "devices.deny" };
-    openat(directory, file, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())
-        .and_then(|file| nix::unistd::write(&file, line(rule).as_bytes()).map(drop))
-        .context(|| format!("cannot write {:?} to {file}", line(rule)))
-}
-
-/// A rule as v1 writes it.
-fn line(rule: Rule) -> String {
-    let number = |number: Option<u32>| number.map_or("*".to_owned(), |number| number.to_string());
-    let letters = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')];
-    let access: String = letters.iter().filter(|(bit, _)| rule.access & bit != 0).map(|(_, letter)| letter).collect();
-    format!("{} {}:{} {access}", rule.kind, number(rule.major), number(rule.minor))
-}
-
-/// What a list of rules comes to: rules for the same devices joined, those without effect dropped, and what holds
-/// for all others.
-fn simplify(rules: &[Rule]) -> (Vec<Rule>, bool) {
-    // Without a rule the kernel's v1 controller allows everything.
-    let mut others = true;
-    let mut kept: Vec<Rule> = Vec::new();
-    for rule in rules {
-        if rule.kind == 'a' && rule.major.is_none() && rule.minor.is_none() && rule.access == ALL {
-            kept.clear();
-            others = rule.allow;
-            continue;
-        }
-        let same = |other: &Rule| (other.kind, other.major, other.minor) == (rule.kind, rule.major, rule.minor);
-        let mut rule = *rule;
-        if let Some(place) = kept.iter().position(|other| same(other) && other.allow == rule.allow) {
-            rule.access |= kept.remove(place).access;
-        }
-        kept.push(rule);
-    }
-    (kept, others)
-}
-
-/// An instruction of eBPF: operation, destination and source register, jump offset, immediate.
-const fn instruction(operation: u8, destination: u8, source: u8, offset: i16, immediate: i32) -> u64 {
-    operation as u64
-        | (destination as u64 & 15) << 8
-        | (source as u64 & 15) << 12
-        | (offset as u16 as u64) << 16
-        | (immediate as u32 as u64) << 32
-}
-
-const LOAD_WORD: u8 = 0x61;
-const MOVE: u8 = 0xb7;
-const MOVE_REGISTER: u8 = 0xbf;
-const AND: u8 = 0x57;
-const SHIFT_RIGHT: u8 = 0x77;
-const JUMP: u8 = 0x05;
-const JUMP_EQUAL: u8 = 0x15;
-const JUMP_NOT_EQUAL: u8 = 0x55;
-const EXIT: u8 = 0x95;
-
-const ANSWER: u8 = 0;
-const KIND: u8 = 2;
-const ACCESS: u8 = 3;
-const MAJOR: u8 = 4;
-const MINOR: u8 = 5;
-const SCRATCH: u8 = 6;
-
-/// A program written from its end, so that the length of each jump is known when it is written.
-struct Backwards(Vec<u64>);
-
-impl Backwards {
-    /// The instruction written last: where jumps written next can go.
-    fn here(&self) -> usize {
-        self.0.len() - 1
-    }
-
-    fn push(&mut self, operation: u8, destination: u8, immediate: i32) {
-        self.0.push(instruction(operation, destination, 0, 0, immediate));
-    }
-
-    fn jump(&mut self, operation: u8, register: u8, immediate: i32, target: usize) {
-        let offset = (self.0.len() - target - 1) as i16;
-        self.0.push(instruction(operation, register, 0, offset, immediate));
-    }
-
-    fn load(&mut self, register: u8, offset: i16) {
-        self.0.push(instruction(LOAD_WORD, register, 1, offset, 0));
-    }
-
-    fn copy(&mut self, to: u8, from: u8) {
-        self.0.push(instruction(MOVE_REGISTER, to, from, 0, 0));
-    }
-}
-
-/// The program: the kernel asks it with the access in the upper half of a word and the type in the lower, then
-/// major and minor; it answers 1 or 0. The last rule comes first, and the first that matches decides. It is short
-/// because the kernel's time to check it is a part of each container's start: what rules have in common is
-/// asked once.
-fn compile(rules: &[Rule]) -> Vec<u64> {
-    let (rules, others) = simplify(rules);
-    let mut program = Backwards(Vec::new());
-    program.push(EXIT, 0, 0);
-    program.push(MOVE, ANSWER, others.into());
-    for alike in rules.chunk_by(|one, next| one.allow == next.allow) {
-        compile_alike(&mut program, alike);
-    }
-    program.load(MINOR, 8);
-    program.load(MAJOR, 4);
-    program.push(SHIFT_RIGHT, ACCESS, 16);
-    program.push(AND, KIND, 0xffff);
-    program.copy(ACCESS, KIND);
-    program.load(KIND, 0);
-    program.0.reverse();
-    program.0
-}
-
-/// Rules with one answer, whose order therefore does not matter.
-fn compile_alike(program: &mut Backwards, rules: &[Rule]) {
-    const BLOCK: i32 = 1;
-    const CHARACTER: i32 = 2;
-    let mut rules = rules.to_vec();
-    join_kinds(&mut rules);
-    // The most general first, so last in the program, since nothing can come after what always matches.
-    rules.sort_unstable_by_key(|rule| (rule.kind, std::cmp::Reverse(rule.access), rule.major, rule.minor));
-    for kind in rules.chunk_by(|one, next| one.kind == next.kind) {
-        let next = program.here();
-        for access in kind.chunk_by(|one, next| one.access == next.access) {
-            compile_numbers(program, access);
-        }
-        match kind[0].kind {
-            'b' => program.jump(JUMP_NOT_EQUAL, KIND, BLOCK, next),
-            'c' => program.jump(JUMP_NOT_EQUAL, KIND, CHARACTER, next),
-            _ => {}
-        }
-    }
-    program.push(MOVE, ANSWER, rules[0].allow.into());
-}
-
-/// A rule for both kinds in the place of two that differ in nothing else.
-fn join_kinds(rules: &mut Vec<Rule>) {
-    for place in (0..rules.len()).rev() {
-        let rule = rules[place];
-        let other = Rule { kind: if rule.kind == 'b' { 'c' } else { 'b' }, ..rule };
-        // What always matches would make the rest of the program unreachable, which the kernel refuses.
-        let always = rule.access == ALL && rule.major.is_none() && rule.minor.is_none();
-        if rule.kind != 'a' && !always && rules[..place].contains(&other) {
-            rules.remove(place);
-            if let Some(other) = rules.iter_mut().find(|rule| **rule == other) {
-                other.kind = 'a';
-            }
-        }
-    }
-}
-
-/// Rules that differ in their numbers only, sorted.
-fn compile_numbers(program: &mut Backwards, rules: &[Rule]) {
-    const END: usize = 0;
-    let next = program.here();
-    // One for all devices makes the others needless.
-    let all = rules[0].major.is_none() && rules[0].minor.is_none();
-    for major in rules[..if all { 1 } else { rules.len() }].chunk_by(|one, next| one.major == next.major) {
-        let next = program.here();
-        match (major[0].major, major[0].minor) {
-            (None, None) => program.jump(JUMP, 0, 0, END),
-            (Some(number), None) => program.jump(JUMP_EQUAL, MAJOR, number as i32, END),
-            (number, Some(_)) => {
-                for minor in major.iter().filter_map(|rule| rule.minor) {
-                    program.jump(JUMP_EQUAL, MINOR, minor as i32, END);
-                }
-                if let Some(number) = number {
-                    program.jump(JUMP_NOT_EQUAL, MAJOR, number as i32, next);
-                }
-            }
-        }
-    }
-    let Rule { access, allow, .. } = rules[0];
-    if access != ALL {
-        // Allowed when nothing beyond the rule is asked; denied when anything in it is.
-        let (rest, jump) = if allow { (!access & ALL, JUMP_NOT_EQUAL) } else { (access, JUMP_EQUAL) };
-        program.jump(jump, SCRATCH, 0, next);
-        program.push(AND, SCRATCH, rest.into());
-        program.copy(SCRATCH, ACCESS);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rules(json: &str) -> Vec<Rule> {
-        plan(&serde_json::from_str::<Vec<LinuxDeviceCgroup>>(json).unwrap()).unwrap()
-    }
-
-    /// Runs a program as the kernel would.
-    fn run(program: &[u64], kind: u32, access: u8, major: u32, minor: u32) -> bool {
-        let words = [u64::from(u32::from(access) << 16 | kind), u64::from(major), u64::from(minor)];
-        let mut registers = [0_u64; 11];
-        let mut place = 0;
-        loop {
-            let word = program[place];
-            let (destination, source) = ((word >> 8 & 15) as usize, (word >> 12 & 15) as usize);
-            let (offset, immediate) = ((word >> 16) as i16, i64::from((word >> 32) as i32) as u64);
-            place += 1;
-            match word as u8 {
-                LOAD_WORD => registers[destination] = words[offset as usize / 4],
-                MOVE => registers[destination] = immediate,
-                MOVE_REGISTER => registers[destination] = registers[source],
-                AND => registers[destination] &= immediate,
-                SHIFT_RIGHT => registers[destination] >>= immediate,
-                JUMP_EQUAL if registers[destination] == immediate => {
-                    place = (place as i64 + i64::from(offset)) as usize;
-                }
-                JUMP_NOT_EQUAL if registers[destination] != immediate => {
-                    place = (place as i64 + i64::from(offset)) as usize;
-                }
-                JUMP_EQUAL | JUMP_NOT_EQUAL => {}
-                JUMP => place = (place as i64 + i64::from(offset)) as usize,
-                EXIT => return registers[0] == 1,
-                other => panic!("operation {other:#x}"),
-            }
-        }
-    }
-
-    #[test]
-    fn the_usual_list_leaves_the_default_devices() {
-        let program = compile(&rules(
-            r#"[{"allow":false,"access":"rwm"},{"allow":true,"type":"c","major":10,"minor":229,"access":"r"}]"#,
-        ));
-        assert!(run(&program, 2, READ | WRITE, 1, 3));
-        assert!(run(&program, 2, READ | WRITE, 136, 42));
-        assert!(run(&program, 2, READ, 10, 229));
-        assert!(!run(&program, 2, READ | WRITE, 10, 229));
-        assert!(!run(&program, 1, READ, 8, 0));
-        assert!(run(&program, 1, MKNOD, 8, 0));
-        assert!(!run(&program, 1, MKNOD | READ, 8, 0));
-    }
-
-    #[test]
-    fn later_rules_win() {
-        let program =
-            compile(&rules(r#"[{"allow":true,"access":"rwm"},{"allow":false,"type":"b","major":8,"access":"w"}]"#));
-        assert!(run(&program, 1, READ, 8, 1));
-        assert!(!run(&program, 1, READ | WRITE, 8, 1));
-        assert!(run(&program, 2, READ | WRITE, 8, 1));
-    }
-
-    #[test]
-    fn access_for_the_same_device_adds_up() {
-        let list = r#"[{"allow":false,"access":"rwm"},{"allow":true,"type":"b","major":7,"minor":0,"access":"r"},
-            {"allow":true,"type":"b","major":7,"minor":0,"access":"w"}]"#;
-        assert!(run(&compile(&rules(list)), 1, READ | WRITE, 7, 0));
-    }
-
-    /// What the list says, rule by rule.
-    fn judge(rules: &[Rule], kind: char, access: u8, major: u32, minor: u32) -> bool {
-        let (rules, others) = simplify(rules);
-        let matches = |rule: &&Rule| {
-            (rule.kind == 'a' || rule.kind == kind)
-                && rule.major.is_none_or(|number| number == major)
-                && rule.minor.is_none_or(|number| number == minor)
-                && if rule.allow { access & !rule.access == 0 } else { access & rule.access != 0 }
-        };
-        rules.iter().rev().find(matches).map_or(others, |rule| rule.allow)
-    }
-
-    #[test]
-    fn the_program_does_what_the_list_says() {
-        // A cheap generator of numbers, so that a failure can be repeated.
-        let mut seed = 1_u64;
-        let mut random = |below: u64| {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (seed >> 33) % below
-        };
-        for _ in 0..3000 {
-            let mut list = Vec::new();
-            for _ in 0..random(9) {
-                list.push(Rule {
-                    allow: random(2) == 0,
-                    kind: ['a', 'b', 'c'][random(3) as usize],
-                    major: [None, Some(1), Some(2)][random(3) as usize],
-                    minor: [None, Some(0), Some(1)][random(3) as usize],
-                    access: 1 + random(7) as u8,
-                });
-            }
-            let program = compile(&list);
-            for (kind, number) in [('b', 1), ('c', 2)] {
-                for (access, major, minor) in
-                    (0..7 * 3 * 3).map(|index| (1 + index as u8 % 7, index / 7 % 3 + 1, index / 21))
-                {
-                    let said = judge(&list, kind, access, major, minor);
-                    assert_eq!(
-                        run(&program, number, access, major, minor),
-                        said,
-                        "{list:?} {kind} {major}:{minor} {access}"
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn the_usual_program_is_short() {
-        assert_eq!(compile(&rules(r#"[{"allow":false,"access":"rwm"}]"#)).len(), 24);
-    }
-
-    #[test]
-    fn lines_of_v1() {
-        assert_eq!(line(rules(r#"[{"allow":false,"access":"rwm"}]"#)[0]), "a *:* rwm");
-        assert_eq!(line(allow('c', Some(136), None, ALL)), "c 136:* rwm");
-    }
-
-    #[test]
-    fn an_unknown_access_is_an_error() {
-        let list = serde_json::from_str::<Vec<LinuxDeviceCgroup>>(r#"[{"allow":true,"access":"x"}]"#).unwrap();
-        assert!(plan(&list).is_err());
-    }
 }

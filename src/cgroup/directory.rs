@@ -1,5 +1,6 @@
 //! Making a cgroup's directory: with the controllers enabled on the way (v2), or the cpusets inherited (v1).
 
+use std::ffi::CStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,7 @@ use nix::unistd::mkdir;
 use super::layout::{Hierarchy, Layout};
 use super::remove::processes_below;
 use crate::error::{Context, Error, Result};
+use crate::sys;
 
 /// How often a directory is made again when somebody removes its parent meanwhile.
 const ATTEMPTS: usize = 16;
@@ -45,6 +47,7 @@ fn try_make(hierarchy: &Hierarchy, path: &Path) -> Result<()> {
         }
         place.push(name);
         match mkdir(&place, Mode::from_bits_truncate(0o755)) {
+            Ok(()) if place != path => mark(&place),
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(errno) => return Err(refused(&place, errno)),
         }
@@ -53,6 +56,19 @@ fn try_make(hierarchy: &Hierarchy, path: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What tells a directory above a container's that kelson made: other containers may come to share it, and the last
+/// that leaves removes it. Privileged users set one attribute, others another; neither is needed to run.
+const MARKS: [&CStr; 2] = [c"trusted.kelson", c"user.kelson"];
+
+fn mark(place: &Path) {
+    let _ = MARKS.iter().any(|name| sys::fs::set_attribute(place, name).is_ok());
+}
+
+/// Whether kelson made this directory on the way to a container's.
+pub fn is_marked(place: &Path) -> bool {
+    MARKS.iter().any(|name| sys::fs::has_attribute(place, name))
 }
 
 fn refused(path: &Path, errno: Errno) -> Error {

@@ -15,8 +15,8 @@ pub struct Hierarchy {
     pub mount_point: PathBuf,
     /// v1: its controllers, or `name=…`. Empty for the unified hierarchy.
     pub controllers: Vec<String>,
-    /// On a hybrid host the unified hierarchy has those controllers that no v1 hierarchy has.
-    pub is_only: bool,
+    /// On a hybrid host, the unified hierarchy's: those that no v1 hierarchy has.
+    pub rest: Vec<String>,
 }
 
 /// The hierarchies of the host.
@@ -28,18 +28,14 @@ pub struct Layout {
 }
 
 impl Hierarchy {
+    /// The unified one, with whatever controllers.
+    pub fn unified(mount_point: PathBuf) -> Self {
+        Self { mount_point, controllers: Vec::new(), rest: Vec::new() }
+    }
+
     /// Whether it is the unified one.
     pub fn is_unified(&self) -> bool {
         self.controllers.is_empty()
-    }
-
-    /// Whether `controller` is to be set in it.
-    pub fn has(&self, controller: &str) -> bool {
-        if self.is_unified() {
-            // Beside v1 hierarchies only hugetlb is looked for here, where v1 has none; see `resources`.
-            return self.is_only;
-        }
-        self.controllers.iter().any(|own| own == controller)
     }
 
     /// Its directory's name below /sys/fs/cgroup.
@@ -48,11 +44,25 @@ impl Hierarchy {
     }
 }
 
+impl Layout {
+    /// The place of the hierarchy that has a controller, which v1 and v2 may call by different names. Where there is
+    /// only the unified one it may lack it: that shows when it is used.
+    pub fn find(&self, v1: &str, v2: &str) -> Option<usize> {
+        let of_v1 = self.hierarchies.iter().position(|each| each.controllers.iter().any(|own| own == v1));
+        of_v1.or_else(|| self.find_unified(v2))
+    }
+
+    /// The unified hierarchy's place, if it has the controller.
+    pub fn find_unified(&self, controller: &str) -> Option<usize> {
+        let has = |rest: &[String]| controller == "cgroup" || rest.iter().any(|own| own == controller);
+        self.hierarchies.iter().position(|each| each.is_unified() && (self.unified || has(&each.rest)))
+    }
+}
+
 /// Looks at what is mounted.
 pub fn detect() -> Result<Layout> {
     if magic(Path::new(MOUNT_POINT)) == Some(CGROUP2_SUPER_MAGIC) {
-        let mount_point = MOUNT_POINT.into();
-        let hierarchies = vec![Hierarchy { mount_point, controllers: Vec::new(), is_only: true }];
+        let hierarchies = vec![Hierarchy::unified(MOUNT_POINT.into())];
         return Ok(Layout { unified: true, hierarchies });
     }
     let table = fs::read_to_string("/proc/self/mountinfo").on_path("cannot read", "/proc/self/mountinfo")?;
@@ -67,6 +77,10 @@ pub fn detect() -> Result<Layout> {
     }
     // The unified one last: it is joined by the clone itself, the others after.
     hierarchies.sort_by_key(Hierarchy::is_unified);
+    if let Some(unified) = hierarchies.last_mut().filter(|last| last.is_unified()) {
+        let rest = fs::read_to_string(unified.mount_point.join("cgroup.controllers")).unwrap_or_default();
+        unified.rest = rest.split_whitespace().map(str::to_owned).collect();
+    }
     if hierarchies.is_empty() {
         return Err(Error::new("no cgroup hierarchy is mounted")
             .path(MOUNT_POINT)
@@ -103,7 +117,7 @@ fn parse_mount(line: &str) -> Option<Hierarchy> {
         "cgroup" => options.split(',').filter(|option| !is_generic(option)).map(str::to_owned).collect(),
         _ => return None,
     };
-    Some(Hierarchy { mount_point, controllers, is_only: false })
+    Some(Hierarchy { mount_point, controllers, rest: Vec::new() })
 }
 
 /// The container's directory in each hierarchy (ENGINES.md, "cgroupsPath"): an absolute path counts from the
@@ -163,7 +177,7 @@ mod tests {
 
     fn v1(controllers: &str) -> Hierarchy {
         let controllers: Vec<_> = controllers.split(',').map(str::to_owned).collect();
-        Hierarchy { mount_point: Path::new(MOUNT_POINT).join(controllers.join(",")), controllers, is_only: false }
+        Hierarchy { mount_point: Path::new(MOUNT_POINT).join(controllers.join(",")), controllers, rest: Vec::new() }
     }
 
     #[test]
@@ -186,7 +200,7 @@ mod tests {
         let own = "5:memory:/user/me\n4:cpu,cpuacct:/cpu\n0::/session/scope\n";
         assert_eq!(base_for(&layout.hierarchies[0], own, false), Path::new("user/me"));
         assert_eq!(base_for(&layout.hierarchies[1], own, false), Path::new("cpu"));
-        let unified = Hierarchy { mount_point: MOUNT_POINT.into(), controllers: vec![], is_only: true };
+        let unified = Hierarchy::unified(MOUNT_POINT.into());
         assert_eq!(base_for(&unified, own, true), Path::new("session"));
         assert_eq!(base_for(&unified, own, false), Path::new("session/scope"));
     }

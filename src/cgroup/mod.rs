@@ -6,21 +6,25 @@
 pub mod devices;
 pub mod directory;
 pub mod layout;
+pub mod owner;
 pub mod remove;
 pub mod resources;
+pub mod update;
+mod write;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
-use crate::spec::Linux;
-use layout::{Hierarchy, Layout};
+use crate::spec::{Linux, Resources};
+use layout::Layout;
 use resources::Write;
+use write::Cgroup;
 
 /// Who makes the cgroups.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -40,9 +44,13 @@ pub struct CgroupPlan {
     pub layout: Layout,
     /// One for each hierarchy, absolute.
     pub directories: Vec<PathBuf>,
+    /// What the writes and devices were made of.
+    pub resources: Resources,
     pub writes: Vec<Write>,
     /// The devices that may be used; none: all.
     pub devices: Vec<devices::Rule>,
+    /// Whose the cgroup is to be on v2, if not the runtime's.
+    pub owner: Option<u32>,
 }
 
 /// What state.json keeps of the cgroups.
@@ -56,24 +64,26 @@ pub struct CgroupState {
     pub directories: Vec<PathBuf>,
     /// Directories above them that were made on the way, deepest first.
     pub made_above: Vec<PathBuf>,
+    /// What was asked for in config.json, and by `update` since.
+    pub resources: Resources,
 }
 
 /// Reads `cgroupsPath` and `resources`, for the hierarchies of this host.
 pub fn plan(linux: &Linux, id: &str, manager: Manager) -> Result<CgroupPlan> {
-    let writes = |unified| resources::plan(&linux.resources, unified);
-    let rules = devices::plan(&linux.resources.devices)?;
+    let resources = linux.resources.clone();
+    let devices = devices::plan(&resources.devices)?;
     if manager == Manager::Disabled {
-        let layout = Layout::default();
-        if !writes(true)?.is_empty() {
+        let anywhere = Layout { unified: true, hierarchies: vec![layout::Hierarchy::unified("/".into())] };
+        if !resources::plan(&resources, &anywhere)?.is_empty() {
             return Err(Error::new("resources cannot be limited with cgroups disabled").pointer("/linux/resources"));
         }
-        return Ok(CgroupPlan { manager, layout, ..CgroupPlan::default() });
+        return Ok(CgroupPlan { manager, ..CgroupPlan::default() });
     }
     let layout = layout::detect()?;
-    let writes = writes(layout.unified)?;
+    let writes = resources::plan(&resources, &layout)?;
     let path = Path::new(if linux.cgroups_path.is_empty() { id } else { &linux.cgroups_path });
     let directories = layout::container_directories(&layout, path).map_err(|e| e.pointer("/linux/cgroupsPath"))?;
-    Ok(CgroupPlan { manager, layout, directories, writes, devices: rules })
+    Ok(CgroupPlan { manager, layout, directories, resources, writes, devices, owner: None })
 }
 
 /// The container's cgroups, made and open.
@@ -96,6 +106,7 @@ impl CgroupPlan {
             unified: self.layout.unified,
             directories: self.directories.clone(),
             made_above: directory::missing_above(&self.layout, &self.directories),
+            resources: self.resources.clone(),
         }
     }
 
@@ -104,44 +115,52 @@ impl CgroupPlan {
         self.directories.iter().filter(|path| path.exists()).try_for_each(|path| directory::check_unused(path))
     }
 
-    /// Makes the cgroups, writes the limits, and opens what joining them takes.
-    pub fn make(&self) -> Result<Cgroups> {
-        match self.try_make() {
+    /// Makes the cgroups, writes the limits, and opens what joining them takes. With `more` processes to come than
+    /// the first, their number is left to [`Self::limit_processes`].
+    pub fn make(&self, more: bool) -> Result<Cgroups> {
+        match self.try_make(more) {
             // Without privileges and without limits, a cgroup that cannot be made is done without, as runc does.
             Err(error) if self.writes.is_empty() && is_no_permission(&error) && is_rootless() => Ok(Cgroups::default()),
             result => result,
         }
     }
 
-    fn try_make(&self) -> Result<Cgroups> {
+    fn try_make(&self, more: bool) -> Result<Cgroups> {
         let mut cgroups = Cgroups::default();
-        for (hierarchy, path) in self.layout.hierarchies.iter().zip(&self.directories) {
+        for (index, (hierarchy, path)) in self.layout.hierarchies.iter().zip(&self.directories).enumerate() {
             directory::make(hierarchy, path)?;
-            let opened = open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-                .on_path("cannot open the cgroup", path)?;
-            for write in self.writes.iter().filter(|write| hierarchy.has(&write.controller)) {
-                apply(&opened, path, write, hierarchy)?;
-            }
-            if !self.devices.is_empty() && hierarchy.has("devices") {
-                devices::apply(&opened, hierarchy.is_unified(), &self.devices)
-                    .map_err(|error| error.path(path).pointer("/linux/resources/devices"))?;
-            }
+            let cgroup = Cgroup::open(path, hierarchy)?;
+            cgroup.write(self.writes.iter().filter(|write| write.hierarchy == index && !(more && write.late)))?;
+            self.guard_devices(&cgroup)?;
             if hierarchy.is_unified() {
-                cgroups.unified_procs = Some(open_in(&opened, path, "cgroup.procs")?);
-                cgroups.unified = Some(opened);
+                if let Some(owner) = self.owner {
+                    owner::give(&cgroup.directory, path, owner)?;
+                }
+                cgroups.unified_procs = Some(open_in(&cgroup.directory, path, "cgroup.procs")?);
+                cgroups.unified = Some(cgroup.directory);
             } else {
-                cgroups.tasks.push(open_in(&opened, path, "tasks")?);
+                cgroups.tasks.push(open_in(&cgroup.directory, path, "tasks")?);
             }
         }
-        self.check_controllers()?;
         Ok(cgroups)
     }
 
-    fn check_controllers(&self) -> Result<()> {
-        match self.writes.iter().find(|write| !self.layout.hierarchies.iter().any(|each| each.has(&write.controller))) {
-            Some(write) => Err(not_available(write, None)),
-            None => Ok(()),
+    fn guard_devices(&self, cgroup: &Cgroup<'_>) -> Result<()> {
+        if self.devices.is_empty() || !devices::belong_to(cgroup.hierarchy, &self.layout) {
+            return Ok(());
         }
+        match devices::apply(&cgroup.directory, cgroup.hierarchy.is_unified(), &self.devices) {
+            // Without privileges nobody can make device nodes either.
+            Err(error) if is_no_permission(&error) && is_rootless() => Ok(()),
+            result => result.map_err(|error| error.path(cgroup.path).pointer("/linux/resources/devices")),
+        }
+    }
+
+    /// Writes what waited for init.
+    pub fn limit_processes(&self) -> Result<()> {
+        self.writes.iter().filter(|write| write.late).try_for_each(|write| {
+            Cgroup::open(&self.directories[write.hierarchy], &self.layout.hierarchies[write.hierarchy])?.write([write])
+        })
     }
 }
 
@@ -159,45 +178,6 @@ fn is_no_permission(error: &Error) -> bool {
 fn open_in(directory: &OwnedFd, path: &Path, file: &str) -> Result<OwnedFd> {
     openat(directory, file, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())
         .on_path("cannot open the list of a cgroup's processes", path.join(file))
-}
-
-fn apply(directory: &OwnedFd, path: &Path, write: &Write, hierarchy: &Hierarchy) -> Result<()> {
-    let written = openat(directory, write.file.as_str(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())
-        .and_then(|file| nix::unistd::write(&file, write.value.as_bytes()).map(drop));
-    written
-        .map_err(|errno| match errno {
-            Errno::ENOENT if write.ignored_where_missing => Error::default(),
-            Errno::ENOENT => not_available(write, Some((hierarchy, path))),
-            _ => Error::new(format!("cannot write {:?} to a cgroup", write.value))
-                .path(path.join(&write.file))
-                .errno(errno)
-                .pointer(&*write.pointer),
-        })
-        .or_else(|error| if error == Error::default() { Ok(()) } else { Err(error) })
-}
-
-/// Says which ancestor lacks the controller: the question that everyone asks next.
-fn not_available(write: &Write, place: Option<(&Hierarchy, &Path)>) -> Error {
-    let controller = &write.controller;
-    let error =
-        Error::new(format!("the cgroup controller `{controller}`, or its file {}, is not available", write.file))
-            .pointer(&*write.pointer);
-    let Some((hierarchy, path)) = place else { return error };
-    let lacking = path
-        .ancestors()
-        .skip(1)
-        .take_while(|ancestor| ancestor.starts_with(&hierarchy.mount_point))
-        .filter(|ancestor| {
-            let enabled = std::fs::read_to_string(ancestor.join("cgroup.subtree_control")).unwrap_or_default();
-            !enabled.split_whitespace().any(|name| name == controller)
-        })
-        .last();
-    match lacking {
-        Some(ancestor) if hierarchy.is_unified() => error.path(ancestor).hint(format!(
-            "`{controller}` is not in that cgroup's cgroup.subtree_control; under systemd set Delegate={controller}"
-        )),
-        _ => error.path(path),
-    }
 }
 
 /// Init's part of joining: itself into every hierarchy that it was not cloned into.

@@ -13,6 +13,7 @@ use nix::unistd::{Pid, UnlinkatFlags};
 use std::os::fd::AsFd;
 
 use super::CgroupState;
+use super::directory::is_marked;
 use crate::error::{Error, Result};
 use crate::sys::process::kill;
 
@@ -25,11 +26,16 @@ impl CgroupState {
         for directory in &self.directories {
             remove_tree(directory)?;
         }
-        for directory in &self.made_above {
-            // Others may use it by now.
-            let _ = rmdir(directory);
-        }
+        self.directories.iter().for_each(|directory| self.remove_above(directory));
         Ok(())
+    }
+
+    /// Removes the directories above that were made for this container or one that it shares them with, up to the
+    /// first that others still use.
+    fn remove_above(&self, directory: &Path) {
+        let is_ours = |place: &&Path| self.made_above.iter().any(|made| made == place) || is_marked(place);
+        let is_gone = |place: &Path| matches!(rmdir(place), Ok(()) | Err(Errno::ENOENT));
+        let _ = directory.ancestors().skip(1).take_while(is_ours).all(is_gone);
     }
 
     /// Sends `signal` to every process of the container, however nested. A kill reaches frozen ones too.

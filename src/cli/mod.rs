@@ -13,6 +13,7 @@ mod seccomp;
 mod spec;
 mod start;
 mod state;
+mod update;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -78,6 +79,7 @@ const VERBS: &[(&str, &str)] = &[
     ("spec", "write a config.json to begin with"),
     ("start", "start a created container"),
     ("state", "show the state of a container, as JSON"),
+    ("update", "change the limits of a container"),
 ];
 
 /// Exit code for an unknown verb, as runc has it.
@@ -103,6 +105,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> i32 {
         "start" => execute::<start::Start>,
         "state" => execute::<state::State>,
         "help" | "seccomp" => return help::show(&mut std::io::stdout()),
+        "update" => execute::<update::Update>,
         unknown => {
             eprintln!("No help topic for '{unknown}'");
             return UNKNOWN_VERB;

@@ -61,7 +61,7 @@ fn one(
             }
             Ok(())
         }
-        Kind::Cgroup => cgroup(mount, root, cgroups),
+        Kind::Cgroup { .. } => cgroup(mount, root, cgroups),
         Kind::Remount => remount(mount, root),
     }
 }
@@ -169,7 +169,7 @@ fn refused(context: &FsContext, mount: &MountPlan, what: &str, errno: Errno) -> 
 pub fn attach(tree: &OwnedFd, mount: &MountPlan, root: &Root) -> Result<()> {
     let place = destination(tree, mount, root)?;
     mount::move_mount(tree, &place).on_path("cannot attach a mount", &mount.destination)?;
-    if matches!(mount.kind, Kind::Filesystem { .. } | Kind::Cgroup) {
+    if matches!(mount.kind, Kind::Filesystem { .. } | Kind::Cgroup { .. }) {
         set_propagation(tree, mount)?;
     }
     Ok(())

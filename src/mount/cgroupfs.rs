@@ -40,9 +40,10 @@ pub struct Expansion {
 
 /// What to mount for `mount`.
 pub fn expand(mount: &MountPlan, view: &View) -> Expansion {
-    if view.unified {
+    if view.unified || is_unified(mount) {
         let file_system = part(mount, "", file_system("cgroup2", &[]));
-        let own = view.hierarchies.first().map(|own| part(mount, "", bind(&own.directory)));
+        let own = view.hierarchies.iter().find(|hierarchy| hierarchy.controllers.is_empty());
+        let own = own.map(|own| part(mount, "", bind(&own.directory)));
         // Without a namespace that hides the rest, only the container's own cgroup, as on v1.
         let file_system = if view.namespaced || own.is_none() { Some(file_system) } else { None };
         let ways = [file_system, own].into_iter().flatten().map(|way| vec![way]).collect();
@@ -68,7 +69,8 @@ pub fn expand(mount: &MountPlan, view: &View) -> Expansion {
 
 /// On v1, a link for each controller of a hierarchy that several share, as systemd makes them.
 pub fn link(mount: &MountPlan, root: &Root, view: &View) -> Result<()> {
-    let shared = view.hierarchies.iter().filter(|hierarchy| !view.unified && hierarchy.controllers.len() > 1);
+    let unified = view.unified || is_unified(mount);
+    let shared = view.hierarchies.iter().filter(|hierarchy| !unified && hierarchy.controllers.len() > 1);
     for hierarchy in shared {
         let directory = root
             .open_or_create_plain(&mount.destination, Leaf::Directory)
@@ -79,6 +81,11 @@ pub fn link(mount: &MountPlan, root: &Root, view: &View) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether cgroup v2 was asked for by name: on a hybrid host it is one hierarchy among others.
+fn is_unified(mount: &MountPlan) -> bool {
+    matches!(mount.kind, Kind::Cgroup { unified: true })
 }
 
 fn part(mount: &MountPlan, below: &str, kind: Kind) -> MountPlan {

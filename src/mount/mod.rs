@@ -42,8 +42,8 @@ pub enum Kind {
     Bind { source: PathBuf, recursive: bool },
     /// A new file system with its parameters.
     Filesystem { name: CString, parameters: Vec<Parameter> },
-    /// The container's own cgroups, as the hierarchies of the host have them.
-    Cgroup,
+    /// The container's own cgroups, as the hierarchies of the host have them; or only that of cgroup v2.
+    Cgroup { unified: bool },
     /// New attributes for what is mounted there already.
     Remount,
 }
@@ -136,7 +136,8 @@ fn kind(mount: &Mount, options: &Options, around: &Surroundings<'_>) -> Result<K
         "bind" => Err(Error::new("a bind mount is one by its options, and not by its type")
             .hint("add `bind` or `rbind` to the options")),
         "" | "none" => Err(Error::new("a mount needs a type, or `bind` among its options")),
-        "cgroup" | "cgroup2" => Ok(Kind::Cgroup),
+        "cgroup" => Ok(Kind::Cgroup { unified: false }),
+        "cgroup2" => Ok(Kind::Cgroup { unified: true }),
         _ => Ok(Kind::Filesystem { name: c_string(name)?, parameters: parameters(name, mount, options, around)? }),
     }
 }

@@ -187,3 +187,19 @@ fn removing_is_idempotent_and_the_state_is_kept_as_json() {
     fs::write(layout.0.join("c1/file"), "").unwrap();
     assert!(remove(&state).is_err(), "only rmdir(2): never what is inside");
 }
+
+#[test]
+fn an_update_writes_the_new_schemata_and_can_be_taken_back() {
+    let layout = Layout::new("update");
+    let state = RdtState { group: layout.0.join("class"), ..RdtState::default() };
+    let before = layout.read("class/schemata");
+    let former = update(Some(&state), &rdt(r#"{"l3CacheSchema":"L3:0=0ff;1=0ff","memBwSchema":"MB:0=50"}"#)).unwrap();
+    assert!(layout.read("class/schemata").starts_with("MB:0=50\n"), "{}", layout.read("class/schemata"));
+    former.restore();
+    assert_eq!(layout.read("class/schemata"), before);
+    assert_eq!(
+        pointer_of(&update(Some(&state), &rdt(r#"{"memBwSchema":"L3:0=1"}"#)).err().unwrap()),
+        pointer("memBwSchema")
+    );
+    assert!(update(None, &rdt("{}")).is_err());
+}

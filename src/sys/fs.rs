@@ -1,5 +1,6 @@
 //! Files: `statfs` magic numbers that libc for musl lacks, `memfd` sealing, and the like.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -53,7 +54,7 @@ pub fn read<P: NixPath + ?Sized>(path: &P) -> nix::Result<Vec<u8>> {
 }
 
 /// An anonymous file that can be sealed, `memfd_create(2)`; executable where the kernel asks to be told.
-pub fn memfd(name: &std::ffi::CStr) -> nix::Result<OwnedFd> {
+pub fn memfd(name: &CStr) -> nix::Result<OwnedFd> {
     const MFD_EXEC: u32 = 0x10;
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
     let create = |flags: u32| {
@@ -110,4 +111,21 @@ pub fn unlock_pty(master: impl AsFd) -> nix::Result<()> {
     unit(
         unsafe { libc::ioctl(master.as_fd().as_raw_fd(), libc::TIOCSPTLCK as libc::c_int, &raw const unlocked) }.into(),
     )
+}
+
+/// Sets an extended attribute to nothing, setxattr(2): that it is there is all that it says.
+pub fn set_attribute(path: &Path, name: &CStr) -> nix::Result<()> {
+    path.with_nix_path(|path| {
+        // SAFETY: both strings are NUL-terminated, and no bytes of a value are read.
+        unit(unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), std::ptr::null(), 0, 0) }.into())
+    })?
+}
+
+/// Whether there is an extended attribute, getxattr(2).
+pub fn has_attribute(path: &Path, name: &CStr) -> bool {
+    let length = path.with_nix_path(|path| {
+        // SAFETY: both strings are NUL-terminated, and no bytes of a value are written.
+        unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) }
+    });
+    length.is_ok_and(|length| length >= 0)
 }

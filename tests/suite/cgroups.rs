@@ -1,11 +1,12 @@
 //! Cgroups: where they are made, what of them is left, whose they are, and how the container sees them.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::harness::{Bundle, Host, View, hierarchies, is_alive, wait_until};
+use crate::harness::{Bundle, Host, View, hierarchies, is_alive, skip, wait_until};
 
 /// The cgroups of a process, by its `/proc/PID/cgroup`: the paths, without hierarchies that a view hides.
 fn paths_of(pid: i32) -> Vec<String> {
@@ -321,8 +322,58 @@ fn containers_share_a_parent() {
     assert!(Path::exists(&parent.0[0].join("pod")), "the other container's is in it");
     assert_eq!(bundles[1].status(), "running");
     bundles[1].delete_by_force();
-    // The one that made it could not remove it, and the other did not make it: as with runc, engines remove it.
-    for hierarchy in hierarchies() {
-        let _ = fs::remove_dir(hierarchy.join(&host.name).join("pod"));
+    // The one that made it could not remove it: the last that leaves does, but nothing that it did not make.
+    for (hierarchy, parent) in hierarchies().iter().zip(&parent.0) {
+        assert!(parent.exists() && !parent.join("pod").exists(), "{}", hierarchy.display());
+    }
+}
+
+#[test]
+fn the_cgroup_of_a_container_that_may_write_to_it_is_its_users() {
+    if View::current() == View::V1 {
+        return skip("only cgroups of v2 are given away");
+    }
+    let owner = |path: &Path| fs::metadata(path).unwrap().uid();
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    crate::support::user_namespace(&mut bundle, 100_000);
+    bundle.config["process"]["user"] = json!({"uid": 7, "gid": 7});
+    bundle.args(&["/bin/sleep", "100"]);
+    for (writable, uid) in [(false, 0), (true, 100_007)] {
+        for mount in bundle.config["mounts"].as_array_mut().unwrap() {
+            if mount["destination"] == "/sys/fs/cgroup" && writable {
+                mount["options"] = json!(["nosuid", "noexec", "nodev", "relatime", "rw"]);
+            }
+        }
+        bundle.create().ok();
+        let directory = bundle.cgroup("unified");
+        for name in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
+            assert_eq!(owner(&directory.join(name)), uid, "{writable} {name}");
+        }
+        for name in ["cgroup.kill", "cgroup.freeze", "cgroup.max.depth"] {
+            assert_eq!(owner(&directory.join(name)), 0, "{name}");
+        }
+        bundle.delete_by_force();
+    }
+}
+
+#[test]
+fn cgroup2_is_mounted_where_it_is_asked_for_by_name() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.mount("/tmp", "cgroup2", "cgroup2", &["ro", "nosuid", "noexec", "nodev"]);
+    for namespace in ["own", "shared"] {
+        if namespace == "shared" {
+            if View::current() == View::V1 {
+                continue;
+            }
+            bundle.share("cgroup");
+        }
+        let mounts = bundle.probe(&["mounts"]);
+        let mount = crate::support::mount_at(&mounts, "/tmp").unwrap();
+        assert_eq!(mount["fsType"], "cgroup2", "{namespace}: {mount}");
+        if View::current() != View::V1 {
+            assert_eq!(bundle.script("exec cat /tmp/cgroup.procs").run().ok().stdout, "1\n", "{namespace}");
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::harness::{Bundle, Host, View, skip};
+use crate::support::namespace;
 
 /// A file of the container's cgroup.
 #[track_caller]
@@ -105,6 +106,124 @@ fn processes_are_limited() {
 }
 
 #[test]
+fn limits_that_depend_on_each_other_are_set_in_any_order() {
+    if has("cpu") {
+        // Shares of an idle cgroup are fixed, and a burst is below its quota.
+        written(
+            &json!({"cpu": {"shares": 2048, "idle": 1, "quota": 300_000, "period": 900_000, "burst": 250_000}}),
+            &[
+                ("cpu", "cpu.idle", "1", "cpu.idle", "1"),
+                ("cpu", "cpu.cfs_quota_us", "300000", "cpu.max", "300000 900000"),
+                ("cpu", "cpu.cfs_burst_us", "250000", "cpu.max.burst", "250000"),
+            ],
+        );
+        written(&json!({"cpu": {"period": 30_000}}), &[("cpu", "cpu.cfs_period_us", "30000", "cpu.max", "max 30000")]);
+    }
+}
+
+#[test]
+fn real_time_is_limited_on_v1() {
+    if View::current().is_v2() || !has("cpu") {
+        return;
+    }
+    if !std::path::Path::new("/sys/fs/cgroup/cpu/cpu.rt_runtime_us").exists() {
+        return skip("the kernel has no real-time groups");
+    }
+    written(
+        &json!({"cpu": {"realtimePeriod": 800_000, "realtimeRuntime": 20_000}}),
+        &[("cpu", "cpu.rt_period_us", "800000", "", ""), ("cpu", "cpu.rt_runtime_us", "20000", "", "")],
+    );
+}
+
+#[test]
+fn memory_fields_that_only_v1_has_are_set() {
+    if View::current().is_v2() || !has("memory") {
+        return;
+    }
+    let memory = json!({"limit": 67_108_864, "swappiness": 7, "kernelTCP": 4_194_304, "useHierarchy": true});
+    written(
+        &json!({ "memory": memory }),
+        &[
+            ("memory", "memory.swappiness", "7", "", ""),
+            ("memory", "memory.kmem.tcp.limit_in_bytes", "4194304", "", ""),
+            ("memory", "memory.use_hierarchy", "1", "", ""),
+        ],
+    );
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    for (on, text) in [(true, "oom_kill_disable 1"), (false, "oom_kill_disable 0")] {
+        bundle.config["linux"]["resources"]["memory"] = json!({ "disableOOMKiller": on });
+        bundle.create().ok();
+        assert_eq!(read(&bundle, "memory", "memory.oom_control").lines().next(), Some(text));
+        bundle.delete_by_force();
+    }
+}
+
+#[test]
+fn v2_is_always_as_some_switches_of_v1_say() {
+    if View::current().is_v2() {
+        written(&json!({"memory": {"disableOOMKiller": false, "useHierarchy": true}}), &[]);
+    }
+}
+
+/// The number of a block device that is no partition.
+fn block_device() -> Option<(u32, u32)> {
+    let entries = fs::read_dir("/sys/block").ok()?.flatten();
+    let numbers = entries.filter_map(|entry| fs::read_to_string(entry.path().join("dev")).ok());
+    let parsed = |text: String| {
+        let (major, minor) = text.trim().split_once(':')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    };
+    // Loop devices and the like may have no disk.
+    numbers.filter_map(parsed).find(|(major, _)| ![1, 7, 11].contains(major))
+}
+
+#[test]
+fn input_and_output_are_limited() {
+    let controller = if View::current().is_v2() { "io" } else { "blkio" };
+    if !has(controller) {
+        return;
+    }
+    let Some((major, minor)) = block_device() else { return skip("there is no block device") };
+    let entry = |rate: u64| json!([{"major": major, "minor": minor, "rate": rate}]);
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.config["linux"]["resources"]["blockIO"] = json!({
+        "throttleReadBpsDevice": entry(1_048_576), "throttleWriteBpsDevice": entry(2_097_152),
+        "throttleReadIOPSDevice": entry(30), "throttleWriteIOPSDevice": entry(40),
+    });
+    bundle.create().ok();
+    let device = format!("{major}:{minor}");
+    if View::current().is_v2() {
+        assert_eq!(read(&bundle, "", "io.max"), format!("{device} rbps=1048576 wbps=2097152 riops=30 wiops=40"));
+    } else {
+        for (file, rate) in [("read_bps", 1_048_576), ("write_bps", 2_097_152), ("read_iops", 30), ("write_iops", 40)] {
+            let text = read(&bundle, "blkio", &format!("blkio.throttle.{file}_device"));
+            assert_eq!(text, format!("{device} {rate}"), "{file}");
+        }
+    }
+    bundle.delete_by_force();
+}
+
+#[test]
+fn input_and_output_have_a_weight() {
+    let controller = if View::current().is_v2() { "io" } else { "blkio" };
+    if !has(controller) {
+        return;
+    }
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.config["linux"]["resources"]["blockIO"] = json!({"weight": 500});
+    bundle.create().ok();
+    let files = [("blkio.weight", "500"), ("blkio.bfq.weight", "500"), ("io.bfq.weight", "500"), ("io.weight", "4950")];
+    let directory = bundle.cgroup(controller);
+    let (file, weight) = files.into_iter().find(|(file, _)| directory.join(file).exists()).unwrap();
+    let text = read(&bundle, controller, file);
+    assert!([weight.to_owned(), format!("default {weight}")].contains(&text), "{file}: {text}");
+    bundle.delete_by_force();
+}
+
+#[test]
 fn processors_are_chosen() {
     if has("cpuset") {
         written(
@@ -116,15 +235,21 @@ fn processors_are_chosen() {
 
 #[test]
 fn huge_pages_are_limited() {
-    if has("hugetlb") {
-        written(
-            &json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 4_194_304}]}),
-            &[
-                ("hugetlb", "hugetlb.2MB.limit_in_bytes", "4194304", "hugetlb.2MB.max", "4194304"),
-                ("hugetlb", "hugetlb.2MB.rsvd.limit_in_bytes", "4194304", "hugetlb.2MB.rsvd.max", "4194304"),
-            ],
-        );
+    // On a hybrid host they are where v1 left them: in the unified hierarchy.
+    let in_unified = fs::read_to_string("/sys/fs/cgroup/unified/cgroup.controllers").unwrap_or_default();
+    let hybrid = View::current() == View::Hybrid && in_unified.contains("hugetlb");
+    if !hybrid && !has("hugetlb") {
+        return;
     }
+    let (host, v1) = (Host::new(), View::current() == View::V1);
+    let mut bundle = host.bundle();
+    bundle.config["linux"]["resources"]["hugepageLimits"] = json!([{"pageSize": "2MB", "limit": 4_194_304}]);
+    bundle.create().ok();
+    for file in ["hugetlb.2MB.rsvd", "hugetlb.2MB"] {
+        let file = format!("{file}.{}", if v1 { "limit_in_bytes" } else { "max" });
+        assert_eq!(read(&bundle, if hybrid { "unified" } else { "hugetlb" }, &file), "4194304", "{file}");
+    }
+    bundle.delete_by_force();
 }
 
 #[test]
@@ -176,9 +301,14 @@ fn a_limit_that_cannot_be_set_is_an_error() {
         ("cpu", json!({"shares": 100, "quota": 5}), "cpu.cfs_quota_us"),
         ("hugepageLimits", json!([{"pageSize": "3MB", "limit": 1}]), "hugepageLimits/0"),
         ("unified", json!({"memory.high": "1000000"}), "cgroup v2"),
-        ("blockIO", json!({"weight": 10}), "blockIO"),
+        ("blockIO", json!({"weight": 5}), "10 to 1000"),
+        ("blockIO", json!({"throttleReadBpsDevice": [{"major": 4000, "minor": 1, "rate": 5}]}), "no such block device"),
         ("rdma", json!({"mlx5_1": {"hcaHandles": 3}}), "rdma"),
-        ("network", json!({"classID": 5}), "network"),
+        ("network", json!({"classID": 5}), "network/classID"),
+        ("network", json!({"priorities": [{"name": "lo", "priority": 5}]}), "network/priorities/0"),
+        ("memory", json!({"kernel": 4_096_000}), "memory/kernel"),
+        ("memory", json!({"limit": -5}), "memory/limit"),
+        ("cpu", json!({"shares": 1}), "2 to 262144"),
     ];
     let v2 = [
         ("memory", json!({"limit": 1_000_000}), "memory"),
@@ -190,12 +320,16 @@ fn a_limit_that_cannot_be_set_is_an_error() {
         ("unified", json!({"moon.max": "1"}), "moon"),
         ("unified", json!({"../cgroup.kill": "1"}), "no file of a cgroup"),
         ("unified", json!({"cgroup.procs/x": "1"}), "no file of a cgroup"),
-        ("blockIO", json!({"weight": 10}), "blockIO"),
+        ("blockIO", json!({"leafWeight": 10}), "blockIO/leafWeight"),
+        ("memory", json!({"disableOOMKiller": true}), "memory/disableOOMKiller"),
+        ("memory", json!({"kernel": 4_096_000}), "memory/kernel"),
+        ("network", json!({"classID": 5}), "cgroup v2 has nothing for network/classID"),
     ];
     let is_v2 = View::current().is_v2();
     for (name, value, text) in if is_v2 { v2.to_vec() } else { v1[1..].to_vec() } {
         let controller = if is_v2 { name } else { "" };
-        if matches!(controller, "memory" | "pids") && has_silently(controller) {
+        // Where these can be set there is no error.
+        if has_silently(controller) && (value == json!({"limit": 10}) || value == json!({"limit": 1_000_000})) {
             continue;
         }
         bundle.config = good.clone();
@@ -227,16 +361,22 @@ fn unified_files_are_written_as_they_are() {
 }
 
 #[test]
-fn a_full_cgroup_refuses_the_container_and_nothing_is_left() {
+fn a_limit_of_no_processes_leaves_the_first_alone() {
     if !has("pids") {
         return;
     }
     let host = Host::new();
     let mut bundle = host.bundle();
-    bundle.config["linux"]["resources"]["pids"] = json!({"limit": 0});
-    let output = bundle.run();
-    // A limit of 0 keeps nobody from joining, only from forking; either way nothing hangs and nothing is left.
-    assert!(output.code == 0 || output.code == 1, "{output:?}");
+    for limit in [0, 1] {
+        bundle.config["linux"]["resources"]["pids"] = json!({ "limit": limit });
+        assert_eq!(bundle.args(&["/bin/probe", "fork", "3"]).run().ok().stdout, "0\n", "{limit}");
+        assert_eq!(bundle.args(&["/bin/true"]).run().ok().stderr, "");
+        // A process between the runtime and init does not count, though it is there before the limit.
+        let before = bundle.config.clone();
+        namespace(&mut bundle, "pid", Some("/proc/self/ns/pid"));
+        assert_eq!(bundle.args(&["/bin/probe", "fork", "3"]).run().ok().stdout, "0\n", "{limit}");
+        bundle.config = before;
+    }
 }
 
 /// Whether a device's node can be opened for writing in the container: "ok" or an error's name.

@@ -34,4 +34,5 @@ mod run;
 mod seccomp;
 mod seccomp_tool;
 mod terminal;
+mod update;
 mod user_namespaces;

@@ -1,0 +1,71 @@
+//! Changes to a container's resources: what is not in them stays as it is.
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::spec::Resources;
+
+/// Fields in which 0 or an empty text means "not set": engines send them so.
+const UNSET_BY_ZERO: &[(&str, &[&str])] = &[
+    ("memory", &["limit", "reservation", "swap", "kernel", "kernelTCP"]),
+    ("cpu", &["shares", "quota", "period", "realtimeRuntime", "realtimePeriod", "cpus", "mems"]),
+    ("blockIO", &["weight", "leafWeight"]),
+    ("network", &["classID"]),
+];
+
+/// What tells the entries of a list apart.
+const IDENTITY: [&str; 4] = ["major", "minor", "pageSize", "name"];
+
+/// `resources` as JSON, with only those fields that are set.
+pub fn to_json(resources: &Resources) -> Result<Value> {
+    let mut json = serde_json::to_value(resources).map_err(|error| Error::new(error.to_string()))?;
+    for (section, fields) in UNSET_BY_ZERO {
+        if let Some(section) = json.get_mut(section).and_then(Value::as_object_mut) {
+            section.retain(|name, value| !fields.contains(&name.as_str()) || !is_zero(value));
+        }
+    }
+    Ok(json)
+}
+
+fn is_zero(value: &Value) -> bool {
+    value.is_null() || value == 0 || value == ""
+}
+
+/// The container's resources with those of `asked` that are set.
+pub fn merge(old: &Resources, asked: &Resources) -> Result<Resources> {
+    let (mut merged, asked) = (to_json(old)?, to_json(asked)?);
+    let of_memory = |name: &str| asked.pointer(&format!("/memory/{name}"));
+    // Without a limit on memory there is none on memory and swap together either.
+    if of_memory("limit").is_some_and(|limit| *limit == -1) && of_memory("swap").is_none() {
+        if let Some(memory) = merged.get_mut("memory").and_then(Value::as_object_mut) {
+            memory.remove("swap");
+        }
+    }
+    overlay(&mut merged, asked);
+    serde_json::from_value(merged).map_err(|error| Error::new(format!("not valid resources: {error}")))
+}
+
+fn overlay(old: &mut Value, new: Value) {
+    match (old, new) {
+        (Value::Object(old), Value::Object(new)) => {
+            for (name, value) in new {
+                // Rules for devices only make sense together.
+                match old.get_mut(&name).filter(|_| name != "devices") {
+                    Some(place) => overlay(place, value),
+                    None => drop(old.insert(name, value)),
+                }
+            }
+        }
+        (Value::Array(old), Value::Array(new)) => new.into_iter().for_each(|entry| put(old, entry)),
+        (old, new) => *old = new,
+    }
+}
+
+/// Replaces the entry for the same thing, or adds one.
+fn put(list: &mut Vec<Value>, entry: Value) {
+    let identity = |entry: &Value| IDENTITY.iter().map(|name| entry.get(name).cloned()).collect::<Vec<_>>();
+    match list.iter_mut().find(|other| identity(other) == identity(&entry)) {
+        Some(place) => overlay(place, entry),
+        None => list.push(entry),
+    }
+}
