@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn sizes_have_units() {
         for (text, bytes) in [
-            ("-1", -1),
+            ("-1", -1_i64),
             ("0", 0),
             ("67108864", 67_108_864),
             ("50M", 52_428_800),
@@ -194,7 +194,7 @@ mod tests {
             ("10 MiB", 10_485_760),
             ("2kb", 2048),
             ("7b", 7),
-            ("1p", 1 << 50),
+            ("1p", 1_i64 << 50),
         ] {
             assert_eq!(size(text), Some(bytes.into()), "{text}");
         }
