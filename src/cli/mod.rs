@@ -104,8 +104,8 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> i32 {
         "spec" => execute::<spec::Spec>,
         "start" => execute::<start::Start>,
         "state" => execute::<state::State>,
-        "help" | "seccomp" => return help::show(&mut std::io::stdout()),
         "update" => execute::<update::Update>,
+        "help" | "seccomp" => return help::show(&mut std::io::stdout()),
         unknown => {
             eprintln!("No help topic for '{unknown}'");
             return UNKNOWN_VERB;
