@@ -259,8 +259,8 @@ fn become_the_process(
     }
     // A change of ids has made it the default again, whatever that is on this host.
     sys::prctl(libc::PR_SET_DUMPABLE, 0).context(|| "cannot become untraceable")?;
-    let path = if process.args.is_empty() { CString::default() } else { program::find(process)? };
-    Ok(Program { path, env })
+    let path = if process.args.is_empty() { Ok(CString::default()) } else { program::find(process) };
+    path.map(|path| Program { path, env }).map_err(|error| error.pointer("/process/args/0"))
 }
 
 /// What execve(2) is called with, beside the arguments.
@@ -407,7 +407,7 @@ fn prepare_exec(process: &ProcessPlan, preserve_fds: u32) -> Result<()> {
 
 fn execute(program: &Program, process: &ProcessPlan) -> Result<Infallible> {
     let Err(errno) = execve(&program.path, &process.args, &program.env);
-    Err(program::refused(&process.args[0], errno))
+    Err(program::refused(&process.args[0], &program.path, errno).pointer("/process/args/0"))
 }
 
 /// The process between the runtime and init (see [`namespace::NamespacePlan::needs_stage`]): enters namespaces that

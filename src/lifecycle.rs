@@ -30,7 +30,7 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
         return Err(Error::new("the container has no process to start").pointer("/process"));
     }
     let wire = connect_to_init(&container)?;
-    go(&wire).or_else(|error| {
+    go(&wire, &state).or_else(|error| {
         // "If any startContainer hook fails, the runtime MUST generate an error, stop the container, and continue".
         if error.is_of_step("startContainer") {
             destroy(&container, &state)?;
@@ -41,10 +41,15 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
     after_start(&container, &state)
 }
 
-/// Tells init to go on; its end of the wire closes when it becomes the program.
-pub fn go(wire: &Wire) -> Result<()> {
+/// Tells init to go on; its end of the wire closes when it becomes the program, or ends without a word.
+pub fn go(wire: &Wire, state: &State) -> Result<()> {
     wire.send(&Message::Go)?;
     match wire.receive()? {
+        None if state.init.is_some_and(Init::ended_before_exec) => {
+            Err(Error::new("the container's init ended before it had executed the program").step("exec").hint(
+                "its seccomp profile may forbid execve(2), or the calls by which it says what went wrong (sendto)",
+            ))
+        }
         None => Ok(()),
         Some(Message::Failed(error)) => Err(error),
         Some(_) => Err(Error::new("the container's init said something unexpected")),

@@ -54,7 +54,7 @@ pub fn run(store: &Store, mut request: Request, options: Options) -> Result<i32>
 
 fn start(created: &Created) -> Result<()> {
     if let Some(wire) = &created.wire {
-        go(wire).or_else(|error| {
+        go(wire, &created.state).or_else(|error| {
             destroy(&created.container, &created.state)?;
             Err(error)
         })?;

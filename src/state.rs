@@ -133,10 +133,11 @@ impl Init {
         stat(self.pid).filter(|stat| stat.start_time == self.start_time && !matches!(stat.state, 'Z' | 'X'))
     }
 
-    /// Whether the process, a child that has not been waited for and closed what it closes on exec, ended instead:
-    /// the kernel clears the flag before it closes anything.
+    /// Whether the process, which closed what it closes on exec, is seen to have ended instead: the kernel clears the
+    /// flag before it closes anything. One that was waited for already may have been more.
     pub fn ended_before_exec(self) -> bool {
-        stat(self.pid).is_some_and(|stat| stat.flags & FORKED_BUT_NOT_EXECUTED != 0)
+        let is_same = |stat: &Stat| self.start_time == 0 || stat.start_time == self.start_time;
+        stat(self.pid).filter(is_same).is_some_and(|stat| stat.flags & FORKED_BUT_NOT_EXECUTED != 0)
     }
 
     /// Whether the process is there and not a zombie.

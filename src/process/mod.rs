@@ -1,7 +1,9 @@
 //! The container's process: what config.json's `process` says, as init applies it to itself.
 
+mod binary;
 pub mod capability;
 pub mod cpu_list;
+mod explain;
 pub mod identity;
 pub mod program;
 pub mod rlimit;

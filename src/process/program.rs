@@ -1,8 +1,8 @@
-//! Finding the program, in the container and as its user.
+//! Finding the program, in the container and as its user; and what is said of one that cannot be executed.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
@@ -10,6 +10,7 @@ use nix::sys::stat::{SFlag, stat};
 use nix::unistd::{AccessFlags, faccessat};
 
 use super::ProcessPlan;
+use super::explain::explain;
 use crate::error::{Error, Result};
 
 /// What execvp(3) searches where the environment has no PATH.
@@ -21,27 +22,30 @@ const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
 /// there, and one that may not be executed as 126.
 pub fn find(process: &ProcessPlan) -> Result<CString> {
     let Some(name) = process.args.first() else { return Err(Error::new("no program to run").pointer("/process/args")) };
+    let path = process.variable("PATH").unwrap_or(DEFAULT_PATH);
+    let not_found = || not_found(name, path);
     if name.is_empty() {
-        return Err(not_found(name));
+        return Err(not_found());
     }
     if name.to_bytes().contains(&b'/') {
-        return executable(Path::new(OsStr::from_bytes(name.to_bytes())))
-            .map(|()| name.clone())
-            .map_err(|errno| refused(name, errno));
+        return executable(as_path(name)).map(|()| name.clone()).map_err(|errno| refused(name, name, errno));
     }
     let mut denied = None;
-    for directory in process.variable("PATH").unwrap_or(DEFAULT_PATH).split(|byte| *byte == b':') {
+    for directory in path.split(|byte| *byte == b':') {
         let directory = if directory.is_empty() { OsStr::new(".") } else { OsStr::from_bytes(directory) };
-        let candidate: PathBuf = Path::new(directory).join(OsStr::from_bytes(name.to_bytes()));
-        match executable(&candidate) {
-            Ok(()) => {
-                return CString::new(candidate.into_os_string().into_encoded_bytes()).map_err(|_| not_found(name));
-            }
-            Err(Errno::EACCES) => denied = Some(refused(name, Errno::EACCES).path(&candidate)),
+        let candidate = Path::new(directory).join(as_path(name));
+        let candidate = CString::new(candidate.into_os_string().into_encoded_bytes()).map_err(|_| not_found())?;
+        match executable(as_path(&candidate)) {
+            Ok(()) => return Ok(candidate),
+            Err(Errno::EACCES) if denied.is_none() => denied = Some(candidate),
             Err(_) => {}
         }
     }
-    Err(denied.unwrap_or_else(|| not_found(name)))
+    Err(denied.map_or_else(not_found, |candidate| refused(name, &candidate, Errno::EACCES)))
+}
+
+fn as_path(text: &CStr) -> &Path {
+    Path::new(OsStr::from_bytes(text.to_bytes()))
 }
 
 /// Whether the file can be executed: with the rights that the process will have, not those of a real user.
@@ -57,13 +61,14 @@ fn executable(path: &Path) -> nix::Result<()> {
     }
 }
 
-fn not_found(name: &CStr) -> Error {
-    Error::new(format!("exec: {:?}: executable file not found in $PATH", name.to_string_lossy()))
-        .pointer("/process/args/0")
+fn not_found(name: &CStr, path: &[u8]) -> Error {
+    Error::new(format!("{:?}: executable file not found in $PATH", name.to_string_lossy()))
+        .step("exec")
+        .hint(format!("PATH is {}", String::from_utf8_lossy(path)))
 }
 
-/// An error about the program itself, in the kernel's words.
-pub fn refused(name: &CStr, errno: Errno) -> Error {
+/// The error for the program called `name`, at `path`: in the kernel's words, and with what can be found out.
+pub fn refused(name: &CStr, path: &CStr, errno: Errno) -> Error {
     let reason = match errno {
         Errno::ENOENT => "no such file or directory",
         Errno::EACCES | Errno::EPERM => "permission denied",
@@ -74,9 +79,17 @@ pub fn refused(name: &CStr, errno: Errno) -> Error {
         Errno::ELOOP => "too many levels of symbolic links",
         Errno::E2BIG => "argument list too long",
         Errno::ENOMEM => "cannot allocate memory",
-        other => {
-            return Error::new(format!("exec {:?}", name.to_string_lossy())).errno(other).pointer("/process/args/0");
-        }
+        Errno::ELIBBAD => "accessing a corrupted shared library",
+        _ => "cannot be executed",
     };
-    Error::new(format!("exec: {:?}: {reason}", name.to_string_lossy())).pointer("/process/args/0")
+    let finding = explain(as_path(path), errno);
+    let found = finding.as_ref().map_or(String::new(), |finding| format!(": {}", finding.text));
+    let mut error = Error::new(format!("{:?}: {reason}{found}", name.to_string_lossy())).step("exec");
+    if reason == "cannot be executed" {
+        error = error.errno(errno);
+    }
+    if name != path {
+        error = error.path(as_path(path));
+    }
+    error.hint(finding.map(|finding| finding.hint).unwrap_or_default())
 }

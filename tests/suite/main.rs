@@ -14,6 +14,7 @@ mod cli;
 mod crash;
 mod descriptors;
 mod devices;
+mod exec_failures;
 mod fallbacks;
 mod hooks;
 mod identity;
