@@ -33,6 +33,11 @@ pub struct Finding {
     pub hint: String,
 }
 
+/// A path as it can be printed: what is no letter is escaped.
+fn quoted(path: &Path) -> String {
+    format!("{:?}", path.to_string_lossy())
+}
+
 fn found(text: impl Into<String>, hint: impl Into<String>) -> Option<Finding> {
     Some(Finding { text: text.into(), hint: hint.into() })
 }
@@ -82,7 +87,7 @@ impl Examined<'_> {
     fn missing(&self) -> Option<Finding> {
         let name = &self.name;
         if let Ok(target) = readlink(self.path) {
-            return found(format!("{name} is a symbolic link to {target:?}, which is missing"), "");
+            return found(format!("{name} is a symbolic link to {}, which is missing", quoted(target.as_ref())), "");
         }
         let path = self.path.as_os_str().as_bytes();
         let is_for = |part: &[u8]| path.windows(part.len()).any(|window| window == part);
@@ -147,7 +152,10 @@ impl Examined<'_> {
         }
         if text.ends_with(b"\r") {
             return found(
-                format!("{name} is a script whose lines end in CRLF, which makes its interpreter {interpreter:?}"),
+                format!(
+                    "{name} is a script whose lines end in CRLF, which makes its interpreter {}",
+                    quoted(interpreter)
+                ),
                 "convert it to Unix line ends, as dos2unix does",
             );
         }
@@ -160,8 +168,8 @@ impl Examined<'_> {
             return found(format!("scripts follow each other as interpreters, more than {MAX_DEPTH} in a row"), "");
         }
         let name = match self.depth {
-            0 => format!("its {what} {path:?}"),
-            _ => format!("the {what} {path:?} of {:?}", self.path),
+            0 => format!("its {what} {}", quoted(path)),
+            _ => format!("the {what} {} of {}", quoted(path), quoted(self.path)),
         };
         Examined { path, name, depth: self.depth + 1, errno: self.errno }.look()
     }
@@ -220,7 +228,7 @@ fn closed_directory(path: &Path) -> Option<Finding> {
     above.reverse();
     let is_closed = |path: &&&Path| faccessat(AT_FDCWD, **path, AccessFlags::X_OK, AtFlags::AT_EACCESS).is_err();
     let closed = above.iter().find(is_closed)?;
-    found(format!("user {} may not enter the directory {closed:?}", geteuid()), "")
+    found(format!("user {} may not enter the directory {}", geteuid(), quoted(closed)), "")
 }
 
 /// The place of the mount with noexec that `path` is on.
