@@ -286,7 +286,7 @@ fn set_from_outside(plan: &Plan, pid: Pid, state: &mut State) -> Result<()> {
         state.rdt = Some(rdt::apply(rdt, pid.as_raw()).map_err(|error| error.step("intelRdt"))?);
     }
     if !plan.net_devices.is_empty() {
-        let joined = plan.namespaces.joins.iter().find(|join| join.flag == libc::CLONE_NEWNET as u64);
+        let joined = plan.namespaces.joined(libc::CLONE_NEWNET as u64);
         let path = joined.map_or_else(|| format!("/proc/{pid}/ns/net").into(), |join| join.path.clone());
         let namespace = open(&path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
             .on_path("cannot open the network namespace", &path)?;

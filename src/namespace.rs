@@ -130,12 +130,17 @@ impl NamespacePlan {
 
     /// Whether the container has a namespace of this type that is not the runtime's.
     pub fn has(&self, flag: u64) -> bool {
-        self.has_new(flag) || self.joins.iter().any(|join| join.flag == flag)
+        self.has_new(flag) || self.joined(flag).is_some()
+    }
+
+    /// The namespace of this type that is joined.
+    pub fn joined(&self, flag: u64) -> Option<&Join> {
+        self.joins.iter().find(|join| join.flag == flag)
     }
 
     /// Whether the container's namespace of this type is another than the runtime's: a path may lead to that, too.
     pub fn is_apart(&self, flag: u64) -> bool {
-        let Some(join) = self.joins.iter().find(|join| join.flag == flag) else { return self.has_new(flag) };
+        let Some(join) = self.joined(flag) else { return self.has_new(flag) };
         let name = match flag as i32 {
             libc::CLONE_NEWNET => "net",
             libc::CLONE_NEWIPC => "ipc",
@@ -180,7 +185,7 @@ impl NamespacePlan {
     /// What went wrong with the namespace of type `flag`.
     pub fn join_refused(&self, flag: u64, errno: Errno) -> Error {
         let error = Error::new("cannot join a namespace").errno(errno);
-        let Some(join) = self.joins.iter().find(|join| join.flag == flag) else { return error };
+        let Some(join) = self.joined(flag) else { return error };
         let error = error.path(&join.path).pointer(&*join.pointer);
         match errno {
             Errno::EINVAL => error.hint("the path leads to something else than a namespace of that type"),

@@ -70,7 +70,10 @@ pub fn plan(spec: &Spec, id: &str, bundle: &Path, settings: &Settings) -> Result
         network: apart(libc::CLONE_NEWNET),
         uts: apart(libc::CLONE_NEWUTS),
     };
-    let container_map = (!linux.uid_mappings.is_empty()).then(|| IdMap::new(&linux.uid_mappings, &linux.gid_mappings));
+    let container_map = has(libc::CLONE_NEWUSER).then(|| IdMap {
+        namespace: namespaces.joined(libc::CLONE_NEWUSER as u64).map(|join| join.path.clone()),
+        ..IdMap::new(&linux.uid_mappings, &linux.gid_mappings)
+    });
     let mut cgroup = cgroup::plan(linux, id, settings.manager)?;
     let labels = plan_labels(spec);
     let mounts = plan_mounts(spec, bundle, &labels.mount_label, container_map.as_ref())?;

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat, mknodat};
 
 use crate::error::{Context, Error, Result};
@@ -59,7 +59,7 @@ impl Root {
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
         // The kernel says EAGAIN when a rename elsewhere made it unsure about a `..`.
         for _ in 0..32 {
-            match openat2(&self.0, path, how) {
+            match sys::fs::openat2(&self.0, path, how) {
                 Err(Errno::EAGAIN) => {}
                 Err(Errno::ENOSYS) => break,
                 result => return result,
@@ -85,7 +85,7 @@ impl Root {
         let how = OpenHow::new()
             .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS);
-        match openat2(&self.0, path, how) {
+        match sys::fs::openat2(&self.0, path, how) {
             Err(Errno::ENOENT | Errno::ENOSYS | Errno::EAGAIN) => {
                 if let Some(place) = self.make_last(path, leaf, ResolveFlag::RESOLVE_NO_SYMLINKS) {
                     return Ok(place);
@@ -244,7 +244,7 @@ impl Procfs {
     pub fn open(&self, path: &str, flags: OFlag) -> nix::Result<OwnedFd> {
         let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_MAGICLINKS;
         let flags = flags | OFlag::O_CLOEXEC;
-        match openat2(&self.0, path, OpenHow::new().flags(flags).resolve(resolve)) {
+        match sys::fs::openat2(&self.0, path, OpenHow::new().flags(flags).resolve(resolve)) {
             Err(Errno::ENOSYS) => self.open_by_steps(path, flags),
             result => result,
         }

@@ -41,7 +41,7 @@ pub fn open_all(mounts: &[MountPlan], outside: bool) -> Result<Sources> {
 }
 
 fn shared_namespace<'a>(known: &mut Vec<(&'a IdMap, OwnedFd)>, map: &'a IdMap) -> Result<OwnedFd> {
-    let same = |other: &IdMap| other.uids == map.uids && other.gids == map.gids;
+    let same = |other: &IdMap| *other == IdMap { recursive: other.recursive, ..map.clone() };
     let namespace = match known.iter().find(|(other, _)| same(other)) {
         Some((_, namespace)) => namespace.try_clone().context(|| "cannot duplicate a descriptor")?,
         None => user_namespace(map)?,

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use nix::NixPath;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, openat, readlinkat};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, openat, readlinkat};
 use nix::sys::stat::Mode;
 
-use super::{descriptor, unit};
+use super::{descriptor, unit, unless_filtered};
 
 /// `PROC_SUPER_MAGIC`, statfs(2).
 pub const PROC_SUPER_MAGIC: i64 = 0x9fa0;
@@ -51,6 +51,14 @@ pub fn read<P: NixPath + ?Sized>(path: &P) -> nix::Result<Vec<u8>> {
             length => bytes.extend_from_slice(&part[..length]),
         }
     }
+}
+
+/// `openat2(2)`; ENOSYS also where a filter refuses the call whatever it is for.
+pub fn openat2<P: ?Sized + NixPath>(directory: impl AsFd, path: &P, how: OpenHow) -> nix::Result<OwnedFd> {
+    unless_filtered(nix::fcntl::openat2(directory, path, how), || {
+        // SAFETY: a size of 0 is invalid, and nothing is read.
+        unsafe { libc::syscall(libc::SYS_openat2, -1, c"".as_ptr(), std::ptr::null::<libc::c_void>(), 0) }
+    })
 }
 
 /// An anonymous file that can be sealed, `memfd_create(2)`; executable where the kernel asks to be told.

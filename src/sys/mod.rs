@@ -33,3 +33,12 @@ fn descriptor(result: c_long) -> nix::Result<OwnedFd> {
     // SAFETY: the kernel has just made this descriptor for us, so nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
+
+/// Turns EPERM into ENOSYS where a filter made for older kernels is behind it, such as old engines': it answers so
+/// whatever the arguments are, also to `probe`, a call with ones that the kernel itself calls invalid.
+fn unless_filtered<T>(result: nix::Result<T>, probe: impl FnOnce() -> c_long) -> nix::Result<T> {
+    match result {
+        Err(Errno::EPERM) if number(probe()) == Err(Errno::EPERM) => Err(Errno::ENOSYS),
+        result => result,
+    }
+}

@@ -3,9 +3,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use nix::errno::Errno;
-
-use super::{descriptor, unit};
+use super::{descriptor, unit, unless_filtered};
 
 const OPEN_TREE_CLONE: libc::c_uint = 1;
 const OPEN_TREE_CLOEXEC: libc::c_uint = libc::O_CLOEXEC as libc::c_uint;
@@ -50,8 +48,12 @@ pub struct MountAttr {
 pub fn clone_tree(directory: impl AsFd, path: &CStr, recursive: bool) -> nix::Result<OwnedFd> {
     let depth = if recursive { AT_RECURSIVE } else { 0 };
     let flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | depth | libc::AT_EMPTY_PATH as libc::c_uint;
-    // SAFETY: the path is NUL-terminated and outlives the call.
-    descriptor(unsafe { libc::syscall(libc::SYS_open_tree, directory.as_fd().as_raw_fd(), path.as_ptr(), flags) })
+    let call = |directory: libc::c_int, flags: libc::c_uint| {
+        // SAFETY: the path is NUL-terminated and outlives the call.
+        unsafe { libc::syscall(libc::SYS_open_tree, directory, path.as_ptr(), flags) }
+    };
+    let directory = directory.as_fd().as_raw_fd();
+    unless_filtered(descriptor(call(directory, flags)), || call(directory, libc::c_uint::MAX))
 }
 
 /// Attaches the detached mount `from` on top of `to`, both by descriptor.
@@ -66,18 +68,13 @@ pub fn move_mount(from: impl AsFd, to: impl AsFd) -> nix::Result<()> {
 pub fn set_attributes(mount: impl AsFd, recursive: bool, attributes: &MountAttr) -> nix::Result<()> {
     let depth = if recursive { AT_RECURSIVE } else { 0 };
     let flags = libc::AT_EMPTY_PATH as libc::c_uint | depth;
-    let size = size_of::<MountAttr>();
-    // SAFETY: the attributes are a `struct mount_attr` of the size given.
-    unit(unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            mount.as_fd().as_raw_fd(),
-            c"".as_ptr(),
-            flags,
-            std::ptr::from_ref(attributes),
-            size,
-        )
-    })
+    let (mount, path, size) = (mount.as_fd().as_raw_fd(), c"".as_ptr(), size_of::<MountAttr>());
+    let attributes = std::ptr::from_ref(attributes);
+    let call = |flags: libc::c_uint| {
+        // SAFETY: the attributes are a `struct mount_attr` of the size given.
+        unsafe { libc::syscall(libc::SYS_mount_setattr, mount, path, flags, attributes, size) }
+    };
+    unless_filtered(unit(call(flags)), || call(libc::c_uint::MAX))
 }
 
 /// Makes `mount` an idmapped mount with the mappings of `user_namespace`.
@@ -92,8 +89,12 @@ pub struct FsContext(OwnedFd);
 impl FsContext {
     /// A new context for the file system type `name`.
     pub fn open(name: &CStr) -> nix::Result<Self> {
-        // SAFETY: the name is NUL-terminated and outlives the call.
-        descriptor(unsafe { libc::syscall(libc::SYS_fsopen, name.as_ptr(), FSOPEN_CLOEXEC) }).map(Self)
+        let call = |flags: libc::c_uint| {
+            // SAFETY: the name is NUL-terminated and outlives the call.
+            unsafe { libc::syscall(libc::SYS_fsopen, name.as_ptr(), flags) }
+        };
+        // Whoever may not mount gets EPERM from the kernel, too; mount(2) will tell.
+        unless_filtered(descriptor(call(FSOPEN_CLOEXEC)), || call(libc::c_uint::MAX)).map(Self)
     }
 
     /// Sets `key` to `value`, or as a flag where there is no value.
@@ -136,9 +137,4 @@ impl FsContext {
         let result = unsafe { libc::syscall(libc::SYS_fsconfig, self.0.as_raw_fd(), command, key, value, 0) };
         unit(result)
     }
-}
-
-/// Whether the kernel lacks the call, or a filter made for older kernels refuses it.
-pub fn is_missing(errno: Errno) -> bool {
-    errno == Errno::ENOSYS
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use super::{descriptor, number, unit};
+use super::{descriptor, number, unit, unless_filtered};
 
 /// `CLONE_NEWTIME`, clone(2): only for `clone3` and `unshare`.
 pub const CLONE_NEWTIME: u64 = 0x80;
@@ -57,8 +57,11 @@ pub fn clone(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> nix::Result<Forked> 
         cgroup: cgroup.map_or(0, |cgroup| cgroup.as_raw_fd() as u64),
         ..CloneArgs::default()
     };
-    // SAFETY: no stack and no CLONE_VM, so this is a fork; the arguments have the size given.
-    let pid = number(unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArgs>()) })?;
+    let call = |size: usize| {
+        // SAFETY: no stack and no CLONE_VM, so this is a fork; the arguments have the size given, or more.
+        unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size) }
+    };
+    let pid = unless_filtered(number(call(size_of::<CloneArgs>())), || call(0))?;
     if pid == 0 {
         return Ok(Forked::Child);
     }
@@ -83,8 +86,11 @@ pub fn clone_classic(flags: u64) -> nix::Result<Forked> {
 
 /// `pidfd_open(2)`.
 pub fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
-    // SAFETY: two integers.
-    descriptor(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })
+    let call = |pid: i32| {
+        // SAFETY: two integers.
+        unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }
+    };
+    unless_filtered(descriptor(call(pid.as_raw())), || call(-1))
 }
 
 /// `pidfd_send_signal(2)`; `signal` is the number, 0 only asks.
@@ -271,7 +277,7 @@ pub fn exec_descriptor(
     unsafe { libc::syscall(libc::SYS_execveat, fd, c"".as_ptr(), arguments, environment, libc::AT_EMPTY_PATH) };
     let errno = Errno::last();
     let Ok(path) = std::ffi::CString::new(format!("/proc/self/fd/{fd}")) else { return errno };
-    if errno == Errno::ENOSYS {
+    if matches!(errno, Errno::ENOSYS | Errno::EPERM) {
         // SAFETY: the same lists, and a path that ends in NUL.
         unsafe { libc::execve(path.as_ptr(), arguments, environment) };
         return Errno::last();

@@ -8,7 +8,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 
 use crate::harness::{Bundle, Host};
-use crate::support::{fails_at, has_all, mount_at, user_namespace};
+use crate::support::{Neighbour, fails_at, has_all, mount_at, namespace, user_namespace};
 
 const NONE: Option<&str> = None;
 
@@ -114,6 +114,34 @@ fn cruns_syntax_for_mappings_is_read() {
     let mut bundle = host.bundle();
     add(&mut bundle, &source, &["rbind", "idmap=uids=0-5000-10;gids=0-5000-10"], None);
     assert_eq!(owners(&mut bundle), (5001, 1));
+}
+
+#[test]
+fn cruns_syntax_may_be_relative_to_the_container() {
+    let host = Host::new();
+    let source = Source::new(&host);
+    let mut bundle = host.bundle();
+    user_namespace(&mut bundle, 100_000);
+    make_mount_point(&bundle);
+    // On disk 1; for the container 7.
+    add(&mut bundle, &source, &["rbind", "idmap=uids=@1-7-1;gids=@0-0-10"], None);
+    assert_eq!(owners(&mut bundle).0, 7);
+    add(&mut bundle, &source, &["rbind", "idmap=uids=@1-70000-1;gids=@0-0-10"], None);
+    fails_at(&bundle.run(), "/mounts/8/options");
+}
+
+#[test]
+fn the_mappings_of_a_user_namespace_that_is_joined_are_used() {
+    let host = Host::new();
+    let source = Source::new(&host);
+    let neighbour = Neighbour::in_user_namespace(&host, &[]);
+    for (options, expected) in [(["rbind", "idmap"], (1, 65534)), (["rbind", "ridmap"], (1, 1))] {
+        let mut bundle = host.bundle();
+        namespace(&mut bundle, "user", Some(&neighbour.path("user")));
+        make_mount_point(&bundle);
+        add(&mut bundle, &source, &options, None);
+        assert_eq!(owners(&mut bundle), expected, "{options:?}");
+    }
 }
 
 #[test]
