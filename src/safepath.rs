@@ -16,6 +16,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat, mknodat};
 
 use crate::error::{Context, Error, Result};
 use crate::sys;
+use crate::sys::fs::openat2;
 
 /// How many symbolic links one resolution may follow, as in the kernel.
 const MAX_LINKS: usize = 40;
@@ -59,7 +60,7 @@ impl Root {
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
         // The kernel says EAGAIN when a rename elsewhere made it unsure about a `..`.
         for _ in 0..32 {
-            match sys::fs::openat2(&self.0, path, how) {
+            match openat2(&self.0, path, how) {
                 Err(Errno::EAGAIN) => {}
                 Err(Errno::ENOSYS) => break,
                 result => return result,
@@ -85,7 +86,7 @@ impl Root {
         let how = OpenHow::new()
             .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS);
-        match sys::fs::openat2(&self.0, path, how) {
+        match openat2(&self.0, path, how) {
             Err(Errno::ENOENT | Errno::ENOSYS | Errno::EAGAIN) => {
                 if let Some(place) = self.make_last(path, leaf, ResolveFlag::RESOLVE_NO_SYMLINKS) {
                     return Ok(place);
@@ -244,7 +245,7 @@ impl Procfs {
     pub fn open(&self, path: &str, flags: OFlag) -> nix::Result<OwnedFd> {
         let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_MAGICLINKS;
         let flags = flags | OFlag::O_CLOEXEC;
-        match sys::fs::openat2(&self.0, path, OpenHow::new().flags(flags).resolve(resolve)) {
+        match openat2(&self.0, path, OpenHow::new().flags(flags).resolve(resolve)) {
             Err(Errno::ENOSYS) => self.open_by_steps(path, flags),
             result => result,
         }
