@@ -107,7 +107,7 @@ pub fn set_window_size(terminal: impl AsFd, (rows, columns): (u16, u16)) -> nix:
 }
 
 /// Whether the file at `path` has the extended attribute `name`, getxattr(2).
-pub fn has_attribute(path: &std::path::Path, name: &std::ffi::CStr) -> bool {
+pub fn has_attribute(path: &Path, name: &std::ffi::CStr) -> bool {
     path.with_nix_path(|path| {
         // SAFETY: both strings are NUL-terminated; with no room for a value only its size is asked.
         unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) }
