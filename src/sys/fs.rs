@@ -106,15 +106,6 @@ pub fn set_window_size(terminal: impl AsFd, (rows, columns): (u16, u16)) -> nix:
     unit(unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSWINSZ as libc::c_int, &raw const size) }.into())
 }
 
-/// Whether the file at `path` has the extended attribute `name`, getxattr(2).
-pub fn has_attribute(path: &Path, name: &std::ffi::CStr) -> bool {
-    path.with_nix_path(|path| {
-        // SAFETY: both strings are NUL-terminated; with no room for a value only its size is asked.
-        unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) }
-    })
-    .is_ok_and(|size| size >= 0)
-}
-
 /// `setdomainname(2)`.
 pub fn set_domain_name(name: &str) -> nix::Result<()> {
     // SAFETY: the pointer and the length describe `name`.
