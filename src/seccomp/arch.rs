@@ -175,7 +175,7 @@ impl Arch {
 pub struct Multiplexed {
     pub syscall: Syscall,
     pub through: Syscall,
-    pub call: u64,
+    pub call: u32,
 }
 
 /// All such system calls: net.h numbers sockets' from 1 in this order, ipc.h those of System V IPC as here.

@@ -149,9 +149,12 @@ impl Assembler {
             Verdict::Always(action) => self.leave(*action),
             Verdict::First(checks) => {
                 let mut place = self.leave(default);
-                for check in checks.iter().rev() {
+                for run in checks.chunk_by(are_one_search).rev() {
                     self.come_to(place);
-                    place = self.check(check, is_big_endian);
+                    place = match run {
+                        [check] => self.check(check, is_big_endian),
+                        _ => self.values(run, place, is_big_endian),
+                    };
                 }
                 place
             }
@@ -167,6 +170,22 @@ impl Assembler {
         self.reversed.len()
     }
 
+    /// The same for several checks that are [one search](are_one_search): the argument is loaded once.
+    fn values(&mut self, checks: &[Check], otherwise: Place, is_big_endian: bool) -> Place {
+        let hit = self.leave_here(checks[0].action);
+        let low = ARGUMENTS + 8 * u32::from(checks[0].conditions[0].index) + if is_big_endian { 4 } else { 0 };
+        let mut next = otherwise;
+        for check in checks.iter().rev() {
+            next = self.branch(JUMP_EQUAL, check.conditions[0].value as u32, hit, next);
+        }
+        next = self.load(low, next);
+        if checks[0].is_64_bit {
+            next = self.branch(JUMP_EQUAL, high_half(&checks[0].conditions[0]), next, otherwise);
+            next = self.load(low ^ 4, next);
+        }
+        next
+    }
+
     fn finish(mut self) -> Result<BpfProgram> {
         if self.reversed.len() > MAX_LENGTH {
             let message = format!("the profile makes a filter of {} instructions", self.reversed.len());
@@ -177,6 +196,18 @@ impl Assembler {
         self.reversed.reverse();
         Ok(self.reversed)
     }
+}
+
+/// Whether two checks look for values of one argument that differ in their low halves only, for one action.
+fn are_one_search(one: &Check, other: &Check) -> bool {
+    let ([value], [second]) = (&one.conditions[..], &other.conditions[..]) else { return false };
+    let is_value = |condition: &Condition| condition.operator == Operator::Equal;
+    let is_one_place = value.index == second.index && high_half(value) == high_half(second);
+    is_value(value) && is_value(second) && is_one_place && one.action == other.action
+}
+
+fn high_half(condition: &Condition) -> u32 {
+    (condition.value >> 32) as u32
 }
 
 /// Goes on behind the last instruction where every condition is met, else one instruction further.

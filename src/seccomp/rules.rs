@@ -59,16 +59,25 @@ pub fn ranges(profile: &Profile, arches: &[&Arch]) -> Vec<Range> {
 
 /// Adds the ranges of one architecture, whose numbers begin at `first`.
 fn add(ranges: &mut Vec<Range>, profile: &Profile, arch: &Arch, first: u32) {
-    let Entries { entries, newest } = entries(profile, arch);
-    let unnamed = |number: u32| (number, Verdict::Always(if number > newest { ENOSYS } else { profile.default }));
-    let groups = || entries.chunk_by(|one, other| one.number == other.number);
-    let ends = groups().map(|group| group[0].number).chain([newest]);
-    let mut starts = vec![unnamed(first)];
-    starts.extend(ends.filter_map(|number| number.checked_add(1)).map(unnamed));
-    // Behind the others, so that what is named comes last where two have the same number.
-    starts.extend(groups().map(|group| (group[0].number, verdict(&deciding(group)))));
-    starts.sort_by_key(|(number, _)| *number);
-    starts.into_iter().for_each(|(number, verdict)| push(ranges, number, verdict));
+    let Mentions { mentions, newest } = mentions(profile, arch);
+    let unnamed = |number: u32| Verdict::Always(if number > newest { ENOSYS } else { profile.default });
+    // From one number on up to another, or to the end.
+    let fill = |ranges: &mut Vec<Range>, from: u32, end: Option<u32>| {
+        push(ranges, from, unnamed(from));
+        if newest >= from && newest.checked_add(1).is_some_and(|next| end.is_none_or(|end| next < end)) {
+            push(ranges, newest + 1, unnamed(newest + 1));
+        }
+    };
+    let mut next = first;
+    for group in mentions.chunk_by(|one, other| one.number == other.number) {
+        let number = group[0].number;
+        if number > next {
+            fill(ranges, next, Some(number));
+        }
+        push(ranges, number, verdict(profile, arch, group));
+        next = number + 1;
+    }
+    fill(ranges, next, None);
 }
 
 /// Begins a new range where it differs from the one before.
@@ -81,35 +90,29 @@ fn push(ranges: &mut Vec<Range>, first: u32, verdict: Verdict) {
     }
 }
 
-/// A rule for one number.
-#[derive(Clone, Debug)]
-pub struct Entry {
+/// That a rule is about a number.
+#[derive(Clone, Copy)]
+struct Mention {
     number: u32,
     /// Its index in the profile; None where it is none of the profile's.
-    pub rule: Option<usize>,
-    pub check: Check,
+    rule: Option<u32>,
+    /// The number is a multiplexer's, and this its call that is meant.
+    call: Option<u32>,
 }
 
-/// The rules of the profile for one architecture.
-struct Entries {
+/// What the rules of the profile are about in one architecture.
+struct Mentions {
     /// Sorted by number, and else as they were given.
-    entries: Vec<Entry>,
+    mentions: Vec<Mention>,
     /// The greatest number that does not count as newer than the profile.
     newest: u32,
 }
 
-/// What decides about one number, in the order in which it is tried; and whether the number is newer than the profile.
-pub fn about(profile: &Profile, arch: &Arch, number: u32) -> (Vec<Entry>, bool) {
-    let Entries { mut entries, newest } = entries(profile, arch);
-    entries.retain(|entry| entry.number == number);
-    (deciding(&entries).into_iter().cloned().collect(), number > newest)
-}
-
-fn entries(profile: &Profile, arch: &Arch) -> Entries {
+fn mentions(profile: &Profile, arch: &Arch) -> Mentions {
     let multiplexed = if arch.has_multiplexers { multiplexed_syscalls() } else { Vec::new() };
-    let mut entries = Vec::new();
+    let mut mentions = Vec::with_capacity(profile.rules.iter().map(|rule| rule.syscalls.len()).sum());
     let mut newest = None;
-    for (index, rule) in profile.rules.iter().enumerate() {
+    for (rule, index) in profile.rules.iter().zip(0..) {
         for syscall in &rule.syscalls {
             let number = arch.number(*syscall);
             // ARM's own calls lie far above all others, and tell nothing about those.
@@ -118,36 +121,91 @@ fn entries(profile: &Profile, arch: &Arch) -> Entries {
             if rule.action == profile.default {
                 continue;
             }
-            let mut add = |number: Option<u32>, call| {
-                let entry = |number, check| Entry { number, rule: Some(index), check };
-                entries.extend(number.into_iter().flat_map(|n| checks(rule, arch, call).map(move |it| entry(n, it))));
-            };
+            let mention = |number, call| Mention { number, rule: Some(index), call };
             if let Some(other) = multiplexed.iter().find(|other| other.syscall == *syscall) {
-                add(arch.number(other.through), Some(other.call));
+                mentions.extend(arch.number(other.through).map(|number| mention(number, Some(other.call))));
             }
-            add(number, None);
+            mentions.extend(number.map(|number| mention(number, None)));
         }
     }
     let newest = newest.filter(|_| profile.hides_new_syscalls());
     if newest.is_some() && arch.hides_unknown_numbers_behind(0) {
-        let check = Check { conditions: Vec::new(), is_64_bit: arch.is_64_bit, action: ENOSYS };
-        entries.insert(0, Entry { number: 0, rule: None, check });
+        mentions.insert(0, Mention { number: 0, rule: None, call: None });
     }
-    entries.sort_by_key(|entry| entry.number);
-    Entries { entries, newest: newest.unwrap_or(u32::MAX) }
+    mentions.sort_by_key(|mention| mention.number);
+    Mentions { mentions, newest: newest.unwrap_or(u32::MAX) }
 }
 
-/// A rule's checks; with `call`, for that call through a multiplexer, whose first argument it is.
-fn checks(rule: &Rule, arch: &Arch, call: Option<u64>) -> impl Iterator<Item = Check> {
-    rule.alternatives.iter().map(move |conditions| {
-        let mut conditions: Vec<_> = conditions.iter().filter_map(|condition| fit(*condition, arch)).collect();
-        if let Some(call) = call {
-            conditions.retain(|condition| condition.index != 0);
-            conditions.push(Condition { index: 0, operator: Operator::Equal, value: call, mask: u64::MAX });
+impl Mention {
+    fn rule(self, profile: &Profile) -> Option<&Rule> {
+        self.rule.map(|index| &profile.rules[index as usize])
+    }
+
+    /// The action where no argument matters.
+    fn always(self, profile: &Profile, arch: &Arch) -> Option<u32> {
+        let Some(rule) = self.rule(profile) else { return Some(ENOSYS) };
+        let is_empty = |conditions: &Vec<Condition>| conditions.iter().all(|condition| fit(*condition, arch).is_none());
+        (self.call.is_none() && rule.alternatives.iter().any(is_empty)).then_some(rule.action)
+    }
+
+    fn checks(self, profile: &Profile, arch: &Arch) -> impl Iterator<Item = Check> {
+        let alternatives = self.rule(profile).into_iter().flat_map(|rule| &rule.alternatives);
+        let action = self.rule(profile).map_or(ENOSYS, |rule| rule.action);
+        alternatives.map(move |conditions| {
+            let mut conditions: Vec<_> = conditions.iter().filter_map(|condition| fit(*condition, arch)).collect();
+            if let Some(call) = self.call {
+                conditions.retain(|condition| condition.index != 0);
+                let value = u64::from(call);
+                conditions.push(Condition { index: 0, operator: Operator::Equal, value, mask: u64::MAX });
+            }
+            conditions.sort_by_key(|condition| condition.index);
+            Check { conditions, is_64_bit: arch.is_64_bit, action }
+        })
+    }
+}
+
+/// A rule for one number.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its index in the profile; None where it is none of the profile's.
+    pub rule: Option<usize>,
+    pub check: Check,
+}
+
+/// What decides about one number, in the order in which it is tried; and whether the number is newer than the profile.
+pub fn about(profile: &Profile, arch: &Arch, number: u32) -> (Vec<Entry>, bool) {
+    let Mentions { mut mentions, newest } = mentions(profile, arch);
+    mentions.retain(|mention| mention.number == number);
+    (deciding(profile, arch, &mentions), number > newest)
+}
+
+/// Those of several rules for one number that decide, as they are tried: one without conditions makes the others void,
+/// the first such if there are more; the others are tried in libseccomp's order, which matters only where their actions
+/// differ.
+fn deciding(profile: &Profile, arch: &Arch, group: &[Mention]) -> Vec<Entry> {
+    let always = group.iter().find_map(|mention| Some((mention, mention.always(profile, arch)?)));
+    if let Some((mention, action)) = always {
+        let check = Check { conditions: Vec::new(), is_64_bit: arch.is_64_bit, action };
+        return vec![Entry { rule: mention.rule.map(|index| index as usize), check }];
+    }
+    let mut entries: Vec<Entry> = Vec::with_capacity(group.len());
+    for mention in group {
+        for check in mention.checks(profile, arch) {
+            if !entries.iter().any(|known| known.check == check) {
+                entries.push(Entry { rule: mention.rule.map(|index| index as usize), check });
+            }
         }
-        conditions.sort_by_key(|condition| condition.index);
-        Check { conditions, is_64_bit: arch.is_64_bit, action: rule.action }
-    })
+    }
+    if entries.iter().any(|entry| entry.check.action != entries[0].check.action) {
+        entries.sort_by(|one, other| order(&one.check.conditions, &other.check.conditions));
+    }
+    entries
+}
+
+fn verdict(profile: &Profile, arch: &Arch, group: &[Mention]) -> Verdict {
+    let always = group.iter().find_map(|mention| mention.always(profile, arch));
+    let checks = || deciding(profile, arch, group).into_iter().map(|entry| entry.check);
+    always.map_or_else(|| Verdict::First(checks().collect()), Verdict::Always)
 }
 
 /// A condition in the width of the architecture; nothing where it is always met.
@@ -157,32 +215,6 @@ fn fit(mut condition: Condition, arch: &Arch) -> Option<Condition> {
         condition.mask &= u64::from(u32::MAX);
     }
     (condition.mask != 0).then_some(condition)
-}
-
-/// Those of several rules for one number that decide, as they are tried: one without conditions makes the others void,
-/// the first such if there are more; the others are tried in libseccomp's order, which matters only where their actions
-/// differ.
-fn deciding(group: &[Entry]) -> Vec<&Entry> {
-    if let Some(entry) = group.iter().find(|entry| entry.check.conditions.is_empty()) {
-        return vec![entry];
-    }
-    let mut entries: Vec<&Entry> = Vec::with_capacity(group.len());
-    for entry in group {
-        if !entries.iter().any(|known| known.check == entry.check) {
-            entries.push(entry);
-        }
-    }
-    if entries.iter().any(|entry| entry.check.action != entries[0].check.action) {
-        entries.sort_by(|one, other| order(&one.check.conditions, &other.check.conditions));
-    }
-    entries
-}
-
-fn verdict(entries: &[&Entry]) -> Verdict {
-    match entries {
-        [only] if only.check.conditions.is_empty() => Verdict::Always(only.check.action),
-        _ => Verdict::First(entries.iter().map(|entry| entry.check.clone()).collect()),
-    }
 }
 
 /// Condition by condition, the lowest argument first; a check that is the beginning of another comes before it.

@@ -350,26 +350,29 @@ fn an_agent_that_goes_before_the_start_makes_it_fail() {
 fn what_a_profile_cannot_say_is_refused() {
     let host = Host::new();
     let mut bundle = host.bundle();
-    for (place, value) in [
-        ("/defaultAction", json!("SCMP_ACT_MAYBE")),
-        ("/defaultErrnoRet", json!(1)),
-        ("/architectures", json!(["SCMP_ARCH_Z80"])),
-        ("/flags", json!(["SECCOMP_FILTER_FLAG_NONE"])),
-        ("/listenerMetadata", json!("nobody's")),
-        ("/syscalls/0/action", json!("SCMP_ACT_NOTIFY")),
-        ("/syscalls/0/errnoRet", json!(4096)),
-        ("/syscalls/0/names", json!([])),
-        ("/syscalls/0/names", json!([""])),
-        ("/syscalls/0/args", json!([{"index": 6, "value": 0, "op": "SCMP_CMP_EQ"}])),
-        ("/syscalls/0/args", json!([{"index": 0, "value": 0, "op": "SCMP_CMP_IN"}])),
-        ("/syscalls/0/args", json!([{"index": 0, "value": -1, "op": "SCMP_CMP_EQ"}])),
+    let argument = |index: i32, value: i64, op: &str| json!([{"index": index, "value": value, "op": op}]);
+    let killing = json!({"names": ["mkdir"], "action": "SCMP_ACT_KILL", "errnoRet": 1});
+    for (place, value, pointer) in [
+        ("/defaultAction", json!("SCMP_ACT_MAYBE"), "/defaultAction"),
+        ("/defaultAction", Value::Null, "/defaultAction"),
+        ("/defaultErrnoRet", json!(1), "/defaultErrnoRet"),
+        ("/architectures", json!(["SCMP_ARCH_Z80"]), "/architectures/0"),
+        ("/flags", json!(["SECCOMP_FILTER_FLAG_NONE"]), "/flags/0"),
+        ("/listenerMetadata", json!("nobody's"), "/listenerMetadata"),
+        ("/syscalls/0/action", json!("SCMP_ACT_NOTIFY"), "/listenerPath"),
+        ("/syscalls/0/action", json!("SCMP_ACT_MAYBE"), "/syscalls/0/action"),
+        ("/syscalls/0/errnoRet", json!(4096), "/syscalls/0/errnoRet"),
+        ("/syscalls/0", killing, "/syscalls/0/errnoRet"),
+        ("/syscalls/0/names", json!([]), "/syscalls/0/names"),
+        ("/syscalls/0/names", json!([""]), "/syscalls/0/names/0"),
+        ("/syscalls/0/args", argument(6, 0, "SCMP_CMP_EQ"), "/syscalls/0/args/0/index"),
+        ("/syscalls/0/args", argument(0, 0, "SCMP_CMP_IN"), "/syscalls/0/args/0/op"),
+        ("/syscalls/0/args", argument(0, 0, ""), "/syscalls/0/args/0/op"),
+        ("/syscalls/0/args", argument(0, -1, "SCMP_CMP_EQ"), "/syscalls/0/args/0/value"),
     ] {
         use_profile(&mut bundle, profile("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO"));
-        set(&mut bundle.config, &format!("{POINTER}{place}"), value.clone());
-        let output = bundle.run();
-        assert_eq!(output.code, 1, "{place} = {value}: {output:?}");
-        let is_named = output.stderr.contains(&format!("(config.json {POINTER}"));
-        assert!(is_named && output.stderr.lines().count() == 1, "{place} = {value}: {output:?}");
+        set(&mut bundle.config, &format!("{POINTER}{place}"), value);
+        fails_at(&bundle.run(), &format!("{POINTER}{pointer}"));
         assert!(!host.root.join(&bundle.id).exists(), "{place}");
     }
 }

@@ -59,7 +59,7 @@ fn matches(rule: &Rule, arch: &Arch, multiplexed: &[Multiplexed], call: &Call) -
             let Some(other) = multiplexed.iter().find(|other| other.syscall == *syscall) else { continue };
             let is_call = arch.number(other.through) == Some(call.number);
             let first = call.arguments[0];
-            let is_meant = if arch.is_64_bit { first == other.call } else { first as u32 == other.call as u32 };
+            let is_meant = if arch.is_64_bit { first == u64::from(other.call) } else { first as u32 == other.call };
             let others = || conditions.iter().filter(|it| it.index != 0).all(|it| is_met(it, arch, call));
             if is_call && is_meant && others() {
                 found.push(false);
