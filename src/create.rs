@@ -11,7 +11,7 @@ use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::cgroup::Cgroups;
+use crate::cgroup::{CgroupState, Cgroups};
 use crate::destroy::destroy;
 use crate::error::{Context, Error, Result};
 use crate::init::{self, Inherited, Start};
@@ -21,6 +21,7 @@ use crate::safepath::{Procfs, descriptor_path};
 use crate::seccomp::Seccomp;
 use crate::spec::Spec;
 use crate::state::{Container, Init, START_SOCKET, State, Status, Store};
+use crate::sys::interrupt::{self, Awaited};
 use crate::sys::process::{Forked, clone, clone_classic, pidfd_open};
 use crate::wire::{Message, Wire, send_descriptors};
 use crate::{hook, log, namespace, netdev, process, rdt, rootfs, sys, tty};
@@ -66,17 +67,28 @@ pub fn create(store: &Store, request: &Request) -> Result<Created> {
     let plan = plan::plan(&spec, &request.id, &bundle, &request.settings)?;
     check_terminal(&plan, request)?;
     let (terminal, console) = connect_console(&plan, request)?;
+    interrupt::catch();
     let container = store.reserve(&request.id)?;
     let mut state = first_state(&request.id, bundle, spec, &plan);
     let made = make(&container, &mut state, &plan, request, console);
-    match made {
+    match made.and_then(|made| check_interrupt().map(|()| made)) {
         Ok((pid, wire)) => Ok(Created { container, state, pid, wire, terminal }),
         Err(error) => {
+            interrupt::hold();
+            let error = check_interrupt().err().unwrap_or(error);
             if let Err(leftover) = destroy(&container, &state) {
                 log::debug(|| format!("while undoing: {leftover}"));
             }
             Err(error)
         }
+    }
+}
+
+/// An error if a signal has asked this program to end.
+pub fn check_interrupt() -> Result<()> {
+    match interrupt::caught() {
+        Some(signal) => Err(Error::new(format!("the creation of the container was interrupted by {signal}"))),
+        None => Ok(()),
     }
 }
 
@@ -141,12 +153,16 @@ fn make(
         state.root_mount = rootfs::mount_id(root);
         container.save(state)?;
     }
-    let (mut pid, _pidfd) = launch(plan, cgroups, &mut inherited)?;
+    let (mut pid, mut pidfd) = launch(plan, cgroups, &mut inherited)?;
+    let mut awaited = Awaited::new(pidfd.as_ref());
     drop(inherited);
 
     state.init = Some(Init::of(pid.as_raw()));
     if plan.namespaces.needs_stage() {
-        pid = follow_stage(plan, pid, &ours)?;
+        pid = follow_stage(plan, pid, &ours, &state.cgroup)?;
+        drop(awaited);
+        pidfd = pidfd_open(pid).ok();
+        awaited = Awaited::new(pidfd.as_ref());
         state.init = Some(Init::of(pid.as_raw()));
         plan.cgroup.limit_processes().map_err(|error| error.step("cgroup"))?;
     } else if plan.namespaces.has_new(libc::CLONE_NEWUSER as u64) {
@@ -164,6 +180,7 @@ fn make(
         container.save(state)?;
     }
     wait_until_ready(plan, pid, state, &ours, now)?;
+    drop(awaited);
     if !now {
         state.is_ready = true;
         container.save(state)?;
@@ -242,14 +259,16 @@ fn launch(plan: &Plan, cgroups: Cgroups, inherited: &mut Inherited) -> Result<(P
     };
     drop(cgroups.unified);
     match forked.map_err(|errno| namespace::refused(flags, "the container's process", errno).step("namespaces"))? {
-        Forked::Child if stage => init::stage(plan, inherited),
-        Forked::Child => init::run(plan, inherited),
+        Forked::Child => {
+            interrupt::release();
+            if stage { init::stage(plan, inherited) } else { init::run(plan, inherited) }
+        }
         Forked::Parent { pid, pidfd } => Ok((pid, pidfd)),
     }
 }
 
 /// Serves the stage until it has made init, whose id is returned.
-fn follow_stage(plan: &Plan, stage: Pid, wire: &Wire) -> Result<Pid> {
+fn follow_stage(plan: &Plan, stage: Pid, wire: &Wire, cgroup: &CgroupState) -> Result<Pid> {
     let pid = loop {
         match wire.receive()? {
             Some(Message::MapIds) => {
@@ -258,7 +277,7 @@ fn follow_stage(plan: &Plan, stage: Pid, wire: &Wire) -> Result<Pid> {
             }
             Some(Message::Init(pid)) => break Pid::from_raw(pid),
             Some(Message::Failed(error)) => return Err(reaped(stage, error)),
-            _ => return Err(died(stage)),
+            _ => return Err(died(stage, cgroup)),
         }
     };
     waitpid(stage, None).context(|| "cannot wait for the stage before init")?;
@@ -324,7 +343,7 @@ fn wait_until_ready(plan: &Plan, pid: Pid, state: &State, wire: &Wire, now: bool
                 let _ = wire.send(&Message::HooksRan(pid.as_raw()));
             }
             Some(Message::Failed(error)) => return Err(reaped(pid, error)),
-            _ => return Err(died(pid)),
+            _ => return Err(died(pid, &state.cgroup)),
         }
     }
 }
@@ -335,7 +354,7 @@ fn reaped(pid: Pid, error: Error) -> Error {
 }
 
 /// Init ended without a word: says how.
-fn died(pid: Pid) -> Error {
+fn died(pid: Pid, cgroup: &CgroupState) -> Error {
     let how = match waitpid(pid, None) {
         Ok(WaitStatus::Signaled(_, signal, _)) => format!("was killed by {signal}"),
         Ok(WaitStatus::Exited(_, status)) => format!("ended with status {status}"),
@@ -346,6 +365,8 @@ fn died(pid: Pid) -> Error {
         error.hint(
             "its seccomp profile forbids a call of the start itself: set noNewPrivileges, which has it loaded last",
         )
+    } else if let Some(why) = cgroup.out_of_memory(0) {
+        error.pointer("/linux/resources/memory/limit").hint(why)
     } else if how.contains("SIGKILL") {
         error.hint("it may have been the kernel's OOM killer: is the memory limit too low?")
     } else {

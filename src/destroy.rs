@@ -12,7 +12,7 @@ use crate::{hook, log, rdt, rootfs};
 pub fn destroy(container: &Container, state: &State) -> Result<()> {
     if let Some(init) = state.init.filter(|init| init.is_alive()) {
         let _ = kill(Pid::from_raw(init.pid), libc::SIGKILL);
-        state.cgroup.thaw();
+        state.cgroup.thaw_whole();
     }
     state.cgroup.remove()?;
     if let Some(init) = state.init {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::os::fd::AsFd;
 
 use crate::error::{Context, Error, Result};
+use crate::sys::interrupt::Awaited;
 use crate::sys::process::pidfd_open;
 
 /// How much of a hook's output an error quotes, in bytes.
@@ -111,6 +112,7 @@ fn run(hook: &Hook, state: &[u8]) -> Result<()> {
     let began = Instant::now();
     let mut child = spawn(hook)?;
     let pidfd = pidfd_open(Pid::from_raw(child.id() as i32)).ok();
+    let _awaited = Awaited::new(pidfd.as_ref());
     if let Some(mut input) = child.stdin.take() {
         // A hook may end without reading; SIGPIPE is ignored in this program.
         let _ = input.write_all(state);

@@ -9,6 +9,7 @@ pub mod create;
 pub mod destroy;
 pub mod device;
 pub mod error;
+pub mod events;
 pub mod hook;
 pub mod init;
 pub mod lifecycle;

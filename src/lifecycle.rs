@@ -80,27 +80,21 @@ fn connect_to_init(container: &Container) -> Result<Wire> {
 pub fn kill(store: &Store, id: &str, signal: i32, all: bool) -> Result<()> {
     let state = store.load(id)?;
     let alive = state.init.is_some_and(Init::is_alive);
-    if all {
-        return state.cgroup.signal_all(signal);
+    // Without a pid namespace of its own, its other processes live on after init.
+    let others = !state.own_pid_namespace && (signal == libc::SIGKILL || !alive);
+    if (all || others) && !state.cgroup.processes().is_empty() {
+        state.cgroup.signal_all(signal);
+        return Ok(());
     }
-    if !alive {
-        // Without a pid namespace of its own, its other processes live on.
-        if !state.own_pid_namespace && !state.cgroup.processes().is_empty() {
-            return state.cgroup.signal_all(signal);
+    match signal_init(&state, signal) {
+        Err(error) if all && error == not_running() => Ok(()),
+        Ok(()) if signal == libc::SIGKILL && state.cgroup.is_frozen() => {
+            // A frozen process dies when it is thawed.
+            state.cgroup.thaw_whole();
+            Ok(())
         }
-        return Err(not_running());
+        result => result,
     }
-    signal_init(&state, signal)?;
-    if signal == libc::SIGKILL {
-        // A frozen process dies when it is thawed.
-        if state.cgroup.is_frozen() {
-            state.cgroup.thaw();
-        }
-        if !state.own_pid_namespace {
-            return state.cgroup.signal_all(signal);
-        }
-    }
-    Ok(())
 }
 
 /// The words that engines take for "there is nothing left to kill".
@@ -121,6 +115,40 @@ fn signal_init(state: &State, signal: i32) -> Result<()> {
         Err(Errno::ESRCH) => Err(not_running()),
         result => result.context(|| format!("cannot send signal {signal} to process {}", init.pid)),
     }
+}
+
+/// Freezes every process of a container.
+pub fn pause(store: &Store, id: &str) -> Result<()> {
+    let container = store.open(id)?;
+    let state = container.load()?;
+    match state.status() {
+        Status::Created | Status::Running => state.cgroup.freeze(),
+        Status::Paused => Err(Error::new("the container is paused already")),
+        Status::Stopped => Err(not_running()),
+        Status::Creating => Err(Error::new("cannot pause a container that is not created yet")),
+    }
+}
+
+/// Lets a paused container go on.
+pub fn resume(store: &Store, id: &str) -> Result<()> {
+    let container = store.open(id)?;
+    let state = container.load()?;
+    match state.status() {
+        Status::Paused => state.cgroup.thaw(),
+        Status::Stopped => Err(not_running()),
+        _ => Err(Error::new("container not paused")),
+    }
+}
+
+/// The ids of all processes of a container, on the host.
+pub fn processes(store: &Store, id: &str) -> Result<Vec<i32>> {
+    let state = store.load(id)?;
+    let mut pids = state.cgroup.processes();
+    if pids.is_empty() {
+        // Without a cgroup of its own only this one is known.
+        pids.extend(state.init.filter(|init| init.is_alive()).map(|init| init.pid));
+    }
+    Ok(pids)
 }
 
 /// Deletes a container that has stopped or was never started; with `force` one in any state, and none at all.

@@ -8,14 +8,18 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::create::{Created, Request, create};
+use crate::create::{Created, Request, check_interrupt, create};
 use crate::destroy::destroy;
 use crate::error::{Context, Result};
 use crate::lifecycle::{after_start, go};
 use crate::state::{Store, does_not_exist};
+use crate::sys::interrupt;
 use crate::sys::process::{kill, prctl};
 use crate::tty::Relay;
 use crate::{log, sys, wire};
+
+/// The exit code of what SIGKILL has ended.
+const KILLED: i32 = 128 + libc::SIGKILL;
 
 /// What `run` adds to [`Request`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,15 +41,21 @@ pub fn run(store: &Store, mut request: Request, options: Options) -> Result<i32>
     if !options.no_subreaper {
         prctl(libc::PR_SET_CHILD_SUBREAPER, 1).context(|| "cannot become the reaper of the container's processes")?;
     }
-    // Blocked from now on: none is lost between the start and the wait.
+    // Blocked from now on: none is lost between the start and the wait. But those that ask for an end may interrupt
+    // what only prepares the container.
     let signals = catch_signals()?;
     let mut created = create(store, &request)?;
+    interrupt::hold();
+    check_interrupt().or_else(|error| destroy(&created.container, &created.state).and(Err(error)))?;
     let relay = created.terminal.take().map(|socket| take_terminal(&socket)).transpose()?.flatten();
     start(&created)?;
     // The container may run for long: others may kill and delete it meanwhile.
     created.container.unlock();
     log::flush();
     let code = wait(&signals, created.pid, relay);
+    if let Some(why) = created.state.cgroup.out_of_memory(0).filter(|_| code == KILLED) {
+        log::warn(why);
+    }
     if !options.keep {
         remove(store, &created)?;
     }
@@ -72,7 +82,8 @@ fn remove(store: &Store, created: &Created) -> Result<()> {
 
 fn catch_signals() -> Result<SignalFd> {
     let all = SigSet::all();
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&all), None).context(|| "cannot block signals")?;
+    let blocked = all.iter().filter(|signal| !interrupt::signals().contains(*signal)).collect::<SigSet>();
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&blocked), None).context(|| "cannot block signals")?;
     SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context(|| "cannot watch for signals")
 }
 

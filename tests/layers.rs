@@ -29,7 +29,7 @@ const LAYERS: &[&[&str]] = &[
     ],
     &["plan", "state"],
     &["destroy", "init"],
-    &["create", "lifecycle", "update"],
+    &["create", "events", "lifecycle", "update"],
     &["run"],
     &["cli"],
 ];

@@ -1,5 +1,6 @@
 //! Making a cgroup's directory: with the controllers enabled on the way (v2), or the cpusets inherited (v1).
 
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,8 +9,9 @@ use nix::errno::Errno;
 use nix::sys::stat::Mode;
 use nix::unistd::mkdir;
 
+use super::freezer::is_frozen;
 use super::layout::{Hierarchy, Layout};
-use super::remove::processes_below;
+use super::processes::{processes_below, with_nested};
 use crate::error::{Context, Error, Result};
 use crate::sys;
 
@@ -25,6 +27,11 @@ pub fn missing_above(layout: &Layout, directories: &[PathBuf]) -> Vec<PathBuf> {
         missing.extend(above.take_while(|path| !path.exists()).map(Path::to_owned));
     }
     missing
+}
+
+/// Those of the container's cgroups, and the ones below them, that are there before it.
+pub fn already_there(directories: &[PathBuf]) -> BTreeSet<PathBuf> {
+    directories.iter().filter(|directory| directory.exists()).flat_map(|directory| with_nested(directory)).collect()
 }
 
 /// Makes `path` and what lies above it.
@@ -116,11 +123,10 @@ fn inherit_cpuset(place: &Path) -> Result<()> {
 
 /// Refuses a cgroup that exists already with processes in it or below it, or frozen.
 pub fn check_unused(path: &Path) -> Result<()> {
-    let read = |file: &str| fs::read_to_string(path.join(file)).unwrap_or_default();
     if !processes_below(path).is_empty() {
         return Err(Error::new("container's cgroup is not empty").path(path).hint("another container may use it"));
     }
-    if read("cgroup.freeze").trim() == "1" || matches!(read("freezer.state").trim(), "FROZEN" | "FREEZING") {
+    if is_frozen(path) {
         return Err(Error::new("container's cgroup unexpectedly frozen").path(path));
     }
     Ok(())

@@ -5,13 +5,19 @@
 
 pub mod devices;
 pub mod directory;
+mod events;
+mod freezer;
 pub mod layout;
+pub mod oom;
 pub mod owner;
-pub mod remove;
+pub mod processes;
+mod remove;
 pub mod resources;
+pub mod stats;
 pub mod update;
 mod write;
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -66,6 +72,9 @@ pub struct CgroupState {
     pub made_above: Vec<PathBuf>,
     /// What was asked for in config.json, and by `update` since.
     pub resources: Resources,
+    /// Those of the container's own, and below them, that somebody else made before: they stay.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub found: BTreeSet<PathBuf>,
 }
 
 /// Reads `cgroupsPath` and `resources`, for the hierarchies of this host.
@@ -107,6 +116,7 @@ impl CgroupPlan {
             directories: self.directories.clone(),
             made_above: directory::missing_above(&self.layout, &self.directories),
             resources: self.resources.clone(),
+            found: directory::already_there(&self.directories),
         }
     }
 
@@ -183,23 +193,4 @@ fn open_in(directory: &OwnedFd, path: &Path, file: &str) -> Result<OwnedFd> {
 /// Init's part of joining: itself into every hierarchy that it was not cloned into.
 pub fn join(files: &[OwnedFd]) -> Result<()> {
     files.iter().try_for_each(|file| nix::unistd::write(file, b"0").map(drop).context(|| "cannot join the cgroup"))
-}
-
-impl CgroupState {
-    /// Whether the container's processes are frozen.
-    pub fn is_frozen(&self) -> bool {
-        self.directories.iter().any(|directory| {
-            let file = |name: &str| std::fs::read_to_string(directory.join(name)).unwrap_or_default();
-            if self.unified || directory.join("cgroup.controllers").exists() {
-                return file("cgroup.freeze").trim() == "1";
-            }
-            matches!(file("freezer.state").trim(), "FROZEN" | "FREEZING")
-        })
-    }
-
-    /// The ids of all processes in the container's cgroups, as the caller's pid namespace has them.
-    pub fn processes(&self) -> Vec<i32> {
-        // All hierarchies hold the same processes; the last listed is the unified one where there is one.
-        self.directories.last().map(|directory| remove::processes_below(directory)).unwrap_or_default()
-    }
 }

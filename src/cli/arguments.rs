@@ -1,7 +1,8 @@
 //! The command line as engines write it, brought into the form that the parsers read.
 //!
 //! Global flags may stand before or after the verb, long flags may have one dash (containerd sends
-//! `-no-subreaper`), and switches may have a value (`--rootless=true`), as Go's flag packages allow.
+//! `-no-subreaper`), and switches may have a value (`--rootless=true`), as Go's flag packages allow. What follows the id
+//! in `exec` and `ps` is somebody else's command line.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -19,6 +20,7 @@ const SWITCHES: &[&str] = &[
     "no-subreaper",
     "quiet",
     "raw",
+    "stats",
     "systemd-cgroup",
     "version",
 ];
@@ -42,6 +44,7 @@ const VALUES: &[&str] = &[
     "cpuset-cpus",
     "cpuset-mems",
     "format",
+    "interval",
     "kernel-memory",
     "kernel-memory-tcp",
     "l3-cache-schema",
@@ -63,6 +66,9 @@ const VALUES: &[&str] = &[
 
 /// Verbs whose name has a second word.
 const FAMILIES: &[&str] = &["seccomp"];
+
+/// Verbs whose first word, the id, ends their own flags; with their short flags that are followed by a value.
+const OPEN_ENDED: &[(&str, &str)] = &[("exec", "cegpu"), ("ps", "f")];
 
 /// The arguments, sorted.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -89,9 +95,16 @@ impl Line {
                 line.add_name(&argument);
                 continue;
             }
-            is_value = !is_value && !only_words && takes_value(&argument);
+            let open_ended = OPEN_ENDED.iter().find(|(name, _)| line.verb.as_ref().is_some_and(|verb| verb == name));
+            let ends_flags = open_ended.is_some() && !(is_flag || is_value || only_words);
+            let short = open_ended.map_or("", |(_, short)| short);
+            is_value = !is_value && !only_words && takes_value(&argument, short);
             let place = if line.verb.is_some() { &mut line.after } else { &mut line.before };
             place.push(argument);
+            if ends_flags {
+                place.push("--".into());
+                only_words = true;
+            }
         }
         line
     }
@@ -139,8 +152,15 @@ fn normalise(argument: OsString, verb: Option<&OsStr>) -> Option<OsString> {
     }
 }
 
-fn takes_value(argument: &OsStr) -> bool {
-    argument.to_str().and_then(|text| text.strip_prefix("--")).is_some_and(|name| VALUES.contains(&name))
+/// Whether the next argument is this one's value; `short` has the short flags that may have one.
+fn takes_value(argument: &OsStr, short: &str) -> bool {
+    let text = argument.to_str().unwrap_or_default();
+    match (text.strip_prefix("--"), text.strip_prefix('-')) {
+        (Some(name), _) => VALUES.contains(&name),
+        // Several in one word; the value may follow in it.
+        (_, Some(letters)) => letters.find(|letter| short.contains(letter)).is_some_and(|at| at + 1 == letters.len()),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -172,6 +192,12 @@ mod tests {
             ("seccomp", "seccomp", ""),
             ("update -r - id", "update", "-r - id"),
             ("update id --memory -1", "update", "id --memory -1"),
+            ("ps -format json id", "ps", "--format json id --"),
+            ("ps id -e -format pid", "ps", "id -- -e -format pid"),
+            ("--root /r exec -p p id", "exec", "--root /r -p p id --"),
+            ("exec -de A=b id sh -c -debug", "exec", "-de A=b id -- sh -c -debug"),
+            ("exec -eA=b id sh", "exec", "-eA=b id -- sh"),
+            ("ps -f json id", "ps", "-f json id --"),
         ] {
             assert_eq!(parsed(line), (verb.to_owned(), rest.to_owned()), "{line}");
         }

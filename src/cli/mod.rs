@@ -4,10 +4,14 @@
 mod arguments;
 mod create;
 mod delete;
+mod events;
 mod features;
 mod help;
 mod kill;
 mod list;
+mod pause;
+mod ps;
+mod resume;
 mod run;
 mod seccomp;
 mod spec;
@@ -70,9 +74,13 @@ trait Verb: Parser {
 const VERBS: &[(&str, &str)] = &[
     ("create", "create a container"),
     ("delete", "delete a container"),
+    ("events", "show what a container uses, and when its memory runs out"),
     ("features", "show the features that are supported, as JSON"),
     ("kill", "send a signal to a container's first process"),
     ("list", "list containers"),
+    ("pause", "stop all processes of a container where they are"),
+    ("ps", "list the processes of a container"),
+    ("resume", "let a paused container go on"),
     ("run", "create and start a container"),
     ("seccomp compile", "print the filter that a seccomp profile comes to"),
     ("seccomp explain", "tell what a seccomp profile does with a system call"),
@@ -95,9 +103,13 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> i32 {
     let run = match name {
         "create" => execute::<create::Create>,
         "delete" => execute::<delete::Delete>,
+        "events" => execute::<events::Events>,
         "features" => execute::<features::Features>,
         "kill" => execute::<kill::Kill>,
         "list" => execute::<list::List>,
+        "pause" => execute::<pause::Pause>,
+        "ps" => execute::<ps::Ps>,
+        "resume" => execute::<resume::Resume>,
         "run" => execute::<run::Run>,
         "seccomp compile" => execute::<seccomp::Compile>,
         "seccomp explain" => execute::<seccomp::Explain>,

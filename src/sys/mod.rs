@@ -7,6 +7,7 @@
 pub mod alloc;
 pub mod bpf;
 pub mod fs;
+pub mod interrupt;
 pub mod mount;
 pub mod process;
 pub mod sched;

@@ -152,6 +152,26 @@ fn a_frozen_cgroup_is_refused() {
 }
 
 #[test]
+fn cgroups_that_were_there_before_stay_and_are_emptied() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    let made = Made::new(&bundle.id);
+    let below = Made::new(&format!("{}/below", bundle.id));
+    bundle.args(&["/bin/sleep", "100"]);
+    // v1 does not change the list of devices of a cgroup with others below it.
+    bundle.config["linux"].as_object_mut().unwrap().remove("resources");
+    bundle.up();
+    let inner = Made::new(&format!("{}/inner", bundle.id));
+    let other = host.command(["/bin/sleep", "100"]).before(inner.wrapper()).spawn();
+    wait_until("it is in all", || paths_of(other.pid()).iter().all(|path| path.contains("/inner")));
+    bundle.delete_by_force();
+    assert!(made.are_all_there() && below.are_all_there());
+    assert!(!inner.0.iter().any(|directory| directory.exists()));
+    assert!(!is_alive(other.pid()));
+    drop((inner, below));
+}
+
+#[test]
 fn cgroups_that_went_away_are_no_error_for_a_delete() {
     let host = Host::new();
     let bundle = host.bundle();

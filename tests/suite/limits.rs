@@ -15,7 +15,7 @@ fn read(bundle: &Bundle, controller: &str, file: &str) -> String {
 }
 
 /// Whether limits of `controller` can be set here; if not, says so.
-fn has(controller: &str) -> bool {
+pub fn has(controller: &str) -> bool {
     let v2 = || fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
     let found = match View::current() {
         View::V2 => v2().split_whitespace().any(|name| name == controller),

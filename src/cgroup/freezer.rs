@@ -1,0 +1,128 @@
+//! The freezer: stops all processes of a container where they are, and lets them go on.
+
+use std::fs;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::CgroupState;
+use super::events::Events;
+use super::processes::{describe, processes_below, with_nested};
+use crate::error::{Context, Error, Result};
+
+/// How long processes have to stop.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The files of one version of the freezer, and what is in them.
+#[derive(Debug)]
+struct Freezer {
+    control: &'static str,
+    frozen: &'static str,
+    thawed: &'static str,
+    /// Holds 1 where this cgroup itself, and not one above it, is meant to be frozen.
+    wish: &'static str,
+}
+
+/// v1's comes first: on a hybrid host it is the one with the container's processes that engines look at.
+const FREEZERS: [Freezer; 2] = [
+    Freezer { control: "freezer.state", frozen: "FROZEN", thawed: "THAWED", wish: "freezer.self_freezing" },
+    Freezer { control: "cgroup.freeze", frozen: "1", thawed: "0", wish: "cgroup.freeze" },
+];
+
+/// Whether this very cgroup is frozen or about to be.
+pub fn is_frozen(directory: &Path) -> bool {
+    FREEZERS.iter().any(|freezer| read(directory, freezer.wish) == "1")
+}
+
+fn read(directory: &Path, file: &str) -> String {
+    fs::read_to_string(directory.join(file)).unwrap_or_default().trim().to_owned()
+}
+
+impl CgroupState {
+    fn freezer(&self) -> Option<(&'static Freezer, &Path)> {
+        FREEZERS.iter().find_map(|freezer| {
+            let directory = self.directories.iter().find(|directory| directory.join(freezer.control).exists())?;
+            Some((freezer, directory.as_path()))
+        })
+    }
+
+    /// Whether the container's processes are frozen.
+    pub fn is_frozen(&self) -> bool {
+        self.directories.iter().any(|directory| is_frozen(directory))
+    }
+
+    /// Freezes the container's processes, all or none: when some do not stop in time, the others go on.
+    pub fn freeze(&self) -> Result<()> {
+        let Some((freezer, directory)) = self.freezer() else {
+            return Err(Error::new("the container has no cgroup that could be frozen")
+                .hint("v1's freezer controller has to be mounted, or cgroup2 on Linux 5.2 or later"));
+        };
+        let path = directory.join(freezer.control);
+        fs::write(&path, freezer.frozen).on_path("cannot freeze the cgroup", &path)?;
+        freezer.wait(directory).inspect_err(|_| {
+            let _ = fs::write(&path, freezer.thawed);
+        })
+    }
+
+    /// Asks for them to be frozen, which stops most at once.
+    pub fn begin_to_freeze(&self) {
+        if let Some((freezer, directory)) = self.freezer() {
+            let _ = fs::write(directory.join(freezer.control), freezer.frozen);
+        }
+    }
+
+    /// Thaws the container's processes; cgroups below its own stay as the container has them.
+    pub fn thaw(&self) -> Result<()> {
+        let Some((freezer, directory)) = self.freezer() else { return Ok(()) };
+        let path = directory.join(freezer.control);
+        fs::write(&path, freezer.thawed).on_path("cannot thaw the cgroup", &path)
+    }
+
+    /// Thaws whatever is frozen, the cgroups below too: on v1 even a SIGKILL waits for that.
+    pub fn thaw_whole(&self) {
+        let Some((freezer, directory)) = self.freezer() else { return };
+        for nested in with_nested(directory) {
+            let _ = fs::write(nested.join(freezer.control), freezer.thawed);
+        }
+    }
+}
+
+impl Freezer {
+    /// Waits until all processes have stopped: for the kernel's notice on v2; v1 has to be asked again and again, since
+    /// processes that are made or moved meanwhile keep it from getting done.
+    fn wait(&self, directory: &Path) -> Result<()> {
+        let began = Instant::now();
+        let events = Events::open(directory);
+        for turn in 1_u32.. {
+            let done = match &events {
+                Some(events) => events.say("frozen 1"),
+                None => read(directory, self.control) == self.frozen,
+            };
+            if done {
+                return Ok(());
+            }
+            if began.elapsed() > DEADLINE {
+                break;
+            }
+            match &events {
+                Some(events) => events.wait(Duration::from_millis(100)),
+                None => self.insist(directory, turn)?,
+            }
+        }
+        let pids = processes_below(directory).iter().map(|pid| describe(*pid)).collect::<Vec<_>>().join(", ");
+        Err(Error::new(format!("not all processes could be frozen in {} s: {pids}", DEADLINE.as_secs()))
+            .path(directory))
+    }
+
+    /// Now and then a thaw gets processes over the point where they cannot be stopped.
+    fn insist(&self, directory: &Path, turn: u32) -> Result<()> {
+        let path = directory.join(self.control);
+        if turn % 50 == 0 {
+            let _ = fs::write(&path, self.thawed);
+            sleep(Duration::from_millis(10));
+        } else if turn % 5 == 0 {
+            sleep(Duration::from_millis(1));
+        }
+        fs::write(&path, self.frozen).on_path("cannot freeze the cgroup", path)
+    }
+}
