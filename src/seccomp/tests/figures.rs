@@ -7,11 +7,11 @@ use seccompiler::{BpfProgram, sock_filter};
 
 use super::libseccomp::Other;
 use super::profiles::{self, Random};
-use super::{arguments, program, run};
+use super::{arguments, conditions_of, program, run};
 use crate::seccomp::arch::native;
 use crate::seccomp::compile::{ARGUMENTS, LOAD};
 use crate::seccomp::interpreter::Call;
-use crate::seccomp::profile::{self, Condition, Profile, flag};
+use crate::seccomp::profile::{self, Profile, flag};
 use crate::seccomp::rules;
 use crate::seccomp::tables::Syscall;
 use crate::sys;
@@ -83,10 +83,11 @@ fn executed(program: &BpfProgram, number: u32, arguments: [u64; 6]) -> usize {
 }
 
 fn worst(program: &BpfProgram, profile: &Profile, plain: &[u32], conditional: &[u32]) -> usize {
-    let conditions: Vec<Condition> = profile.rules.iter().flat_map(|rule| rule.alternatives.concat()).collect();
     let mut random = Random::new(9);
-    let many = (0..40).flat_map(|_| arguments(&mut random, &conditions)).collect::<Vec<_>>();
-    let with = |number: &u32| many.iter().map(|arguments| executed(program, *number, *arguments)).max();
+    let with = |number: &u32| {
+        let many = arguments(&mut random, &conditions_of(profile, native(), *number));
+        many.into_iter().map(|arguments| executed(program, *number, arguments)).max()
+    };
     let without = plain.iter().map(|number| executed(program, *number, [0; 6])).max();
     conditional.iter().filter_map(with).max().max(without).unwrap()
 }

@@ -14,7 +14,7 @@ use super::arch::{ARCHES, Arch, X32_BIT, find, native};
 use super::compile::{JUMP, RETURN, compile};
 use super::explain::{self, Reason};
 use super::interpreter::{self, Call, Outcome};
-use super::profile::{self, Condition, Profile, action};
+use super::profile::{self, Condition, Profile, Rule, action};
 use super::tables::Syscall;
 use super::{disassemble, rules};
 use profiles::{Random, parse};
@@ -66,25 +66,42 @@ fn numbers(arch: &Arch) -> Vec<u32> {
     all.chain(edges).chain(private).collect()
 }
 
-/// Arguments around the values that conditions name.
+/// Arguments around each of the values that conditions name, while the other arguments meet others more often than not.
 fn arguments(random: &mut Random, conditions: &[Condition]) -> Vec<[u64; 6]> {
+    let near = [0, 1, u64::MAX, 1 << 32, (1u64 << 32).wrapping_neg(), 1 << 63];
     let mut found = vec![[0; 6], [u64::MAX; 6]];
-    for _ in 0..24 {
-        let mut arguments = [0; 6].map(|_: u64| random.value());
-        for condition in conditions {
-            let near = [0, 1, u64::MAX, 1 << 32, (1u64 << 32).wrapping_neg(), 1 << 63];
-            arguments[usize::from(condition.index)] = condition.value.wrapping_add(random.of(&near));
+    for condition in conditions {
+        for distance in near {
+            let mut arguments = [0; 6].map(|_: u64| random.value());
+            for _ in 0..6 {
+                let other = random.of(conditions);
+                arguments[usize::from(other.index)] = other.value.wrapping_add(random.of(&near[..3]));
+            }
+            arguments[usize::from(condition.index)] = condition.value.wrapping_add(distance);
+            found.push(arguments);
         }
+    }
+    // What a multiplexer's first argument may be.
+    for call in 0..25 {
+        let mut arguments = *random.of(&found.iter().collect::<Vec<_>>());
+        arguments[0] = call;
         found.push(arguments);
     }
     found
 }
 
+/// The conditions of the rules that name a number, or of all rules where it may stand for others.
+fn conditions_of(profile: &Profile, arch: &Arch, number: u32) -> Vec<Condition> {
+    let names = |name: &&str| Syscall::find(name).and_then(|syscall| arch.number(syscall)) == Some(number);
+    let is_multiplexer = arch.has_multiplexers && ["socketcall", "ipc"].iter().any(names);
+    let is_named = |rule: &&Rule| rule.syscalls.iter().any(|syscall| arch.number(*syscall) == Some(number));
+    let rules = profile.rules.iter().filter(|rule| is_multiplexer || is_named(rule));
+    rules.flat_map(|rule| rule.alternatives.concat()).collect()
+}
+
 /// Compares program and reference for every number; with arguments where rules have conditions.
 fn compare(profile: &Profile, arches: &[&Arch], random: &mut Random) {
     let program = program(profile, arches);
-    let all: Vec<Condition> =
-        profile.rules.iter().flat_map(|rule| rule.alternatives.iter().flatten()).copied().collect();
     for arch in arches {
         for number in numbers(arch) {
             let mut call = Call { arch: arch.audit, number, arguments: [0; 6] };
@@ -92,7 +109,7 @@ fn compare(profile: &Profile, arches: &[&Arch], random: &mut Random) {
             if !run(&program, &call, arch.is_big_endian).has_read_arguments {
                 continue;
             }
-            for arguments in arguments(random, &all) {
+            for arguments in arguments(random, &conditions_of(profile, arch, number)) {
                 call.arguments = arguments;
                 check(&program, profile, arches, &call, arch.is_big_endian);
             }
