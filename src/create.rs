@@ -4,9 +4,8 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, socket, socketpair};
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, socket};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -18,11 +17,10 @@ use crate::init::{self, Inherited, Start};
 use crate::mount::source;
 use crate::plan::{self, Plan, Settings};
 use crate::safepath::{Procfs, descriptor_path};
-use crate::seccomp::Seccomp;
 use crate::spec::Spec;
 use crate::state::{Container, Init, START_SOCKET, State, Status, Store};
 use crate::sys::interrupt::{self, Awaited};
-use crate::sys::process::{Forked, clone, clone_classic, pidfd_open};
+use crate::sys::process::{Forked, pidfd_open};
 use crate::wire::{Message, Wire, send_descriptors};
 use crate::{hook, log, namespace, netdev, process, rdt, rootfs, sys, tty};
 
@@ -60,17 +58,17 @@ pub struct Created {
 pub fn create(store: &Store, request: &Request) -> Result<Created> {
     let bundle = &request.bundle;
     let bundle = sys::fs::canonical(bundle).on_path("cannot find the bundle", bundle)?;
-    let (mut spec, _) = Spec::load(&bundle)?;
+    let (mut spec, config) = Spec::load(&bundle)?;
     if let Some(process) = &mut spec.process {
         process.env.extend(request.extra_env.iter().cloned());
     }
     let plan = plan::plan(&spec, &request.id, &bundle, &request.settings)?;
-    check_terminal(&plan, request)?;
-    let (terminal, console) = connect_console(&plan, request)?;
+    let has_terminal = plan.process.as_ref().is_some_and(|process| process.terminal);
+    let (terminal, console) = tty::console(has_terminal, request.console_socket.as_deref(), request.detached)?;
     interrupt::catch();
     let container = store.reserve(&request.id)?;
     let mut state = first_state(&request.id, bundle, spec, &plan);
-    let made = make(&container, &mut state, &plan, request, console);
+    let made = container.keep_config(&config).and_then(|()| make(&container, &mut state, &plan, request, console));
     match made.and_then(|made| check_interrupt().map(|()| made)) {
         Ok((pid, wire)) => Ok(Created { container, state, pid, wire, terminal }),
         Err(error) => {
@@ -92,18 +90,6 @@ pub fn check_interrupt() -> Result<()> {
     }
 }
 
-fn check_terminal(plan: &Plan, request: &Request) -> Result<()> {
-    let terminal = plan.process.as_ref().is_some_and(|process| process.terminal);
-    let wrong = |message: &str| Err(Error::new(message).pointer("/process/terminal"));
-    match (terminal, &request.console_socket) {
-        (true, None) if request.detached => {
-            wrong("cannot allocate a terminal: a detached container needs --console-socket")
-        }
-        (false, Some(_)) => wrong("--console-socket is given, but the process has no terminal"),
-        _ => Ok(()),
-    }
-}
-
 fn first_state(id: &str, bundle: PathBuf, spec: Spec, plan: &Plan) -> State {
     for warning in plan.process.iter().flat_map(|process| &process.warnings) {
         log::warn(warning.as_str());
@@ -115,20 +101,10 @@ fn first_state(id: &str, bundle: PathBuf, spec: Spec, plan: &Plan) -> State {
         poststart: plan.hooks.poststart.clone(),
         poststop: plan.hooks.poststop.clone(),
         own_pid_namespace: plan.namespaces.has_new(libc::CLONE_NEWPID as u64),
+        namespaces: plan.namespaces.all(),
+        new_keyring: plan.confinement.keyring.is_some(),
         has_process: plan.process.as_ref().is_some_and(|process| !process.args.is_empty()),
         ..State::new(id)
-    }
-}
-
-/// Where init sends the terminal's master, and where this process receives it if that is here.
-fn connect_console(plan: &Plan, request: &Request) -> Result<(Option<OwnedFd>, Option<OwnedFd>)> {
-    match &request.console_socket {
-        Some(path) => Ok((None, Some(tty::connect(path)?))),
-        None if plan.process.as_ref().is_some_and(|process| process.terminal) => {
-            let pair = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC);
-            pair.map(|(ours, theirs)| (Some(ours), Some(theirs))).context(|| "cannot make a socket pair")
-        }
-        None => Ok((None, None)),
     }
 }
 
@@ -225,7 +201,7 @@ fn open_descriptors(
         cgroup_files: Vec::new(),
         lock: container.lock_descriptor(),
         preserve_fds: request.preserve_fds,
-        agent: plan.seccomp.as_ref().map_or(Ok(None), Seccomp::connect).map_err(|error| error.step("seccomp"))?,
+        agent: plan.confinement.connect_to_agent()?,
         state: if plan.init_needs_state() { state.clone() } else { State::default() },
     })
 }
@@ -245,20 +221,11 @@ fn listen(container: &Container) -> Result<OwnedFd> {
 fn launch(plan: &Plan, cgroups: Cgroups, inherited: &mut Inherited) -> Result<(Pid, Option<OwnedFd>)> {
     let stage = plan.namespaces.needs_stage();
     let flags = if stage { 0 } else { plan.namespaces.clone_flags() };
-    inherited.cgroup_files = cgroups.tasks;
-    let forked = match clone(flags, cgroups.unified.as_ref().map(AsFd::as_fd)) {
-        // Before Linux 5.7 a process cannot be cloned into a cgroup, before 5.3 there is no clone3.
-        Err(Errno::ENOSYS | Errno::EINVAL | Errno::E2BIG) => {
-            inherited.cgroup_files.extend(cgroups.unified_procs);
-            match clone(flags, None) {
-                Err(Errno::ENOSYS) => clone_classic(flags),
-                result => result,
-            }
-        }
-        result => result,
-    };
-    drop(cgroups.unified);
-    match forked.map_err(|errno| namespace::refused(flags, "the container's process", errno).step("namespaces"))? {
+    let (forked, cgroup_files) = cgroups
+        .clone_into(flags)
+        .map_err(|errno| namespace::refused(flags, "the container's process", errno).step("namespaces"))?;
+    inherited.cgroup_files = cgroup_files;
+    match forked {
         Forked::Child => {
             interrupt::release();
             if stage { init::stage(plan, inherited) } else { init::run(plan, inherited) }
@@ -298,7 +265,7 @@ fn set_from_outside(plan: &Plan, pid: Pid, state: &mut State) -> Result<()> {
             process::rlimit::raise(&process.rlimits, pid).map_err(|error| error.step("rlimits"))?;
         }
         if let Some(value) = process.oom_score_adj {
-            set_oom_score(value, pid)?;
+            process::set_oom_score(&Procfs::host()?, &pid.to_string(), value)?;
         }
     }
     if let Some(rdt) = &plan.rdt {
@@ -312,19 +279,6 @@ fn set_from_outside(plan: &Plan, pid: Pid, state: &mut State) -> Result<()> {
         netdev::move_devices(&plan.net_devices, namespace.as_fd()).map_err(|error| error.step("netDevices"))?;
     }
     Ok(())
-}
-
-fn set_oom_score(value: i32, pid: Pid) -> Result<()> {
-    match Procfs::host()?.write(&format!("{pid}/oom_score_adj"), &value.to_string()) {
-        // As runc: without privileges there is nothing that could lower it.
-        Err(Errno::EACCES | Errno::EPERM) if !nix::unistd::geteuid().is_root() => {
-            log::warn(format!("oomScoreAdj {value} takes privileges and was not set"));
-            Ok(())
-        }
-        result => result
-            .context(|| format!("cannot set oom_score_adj to {value}"))
-            .map_err(|error| error.pointer("/process/oomScoreAdj").hint("lowering it takes CAP_SYS_RESOURCE")),
-    }
 }
 
 /// Serves init until it is ready, or with `now` until it is the program: then its end of the wire closes.

@@ -4,20 +4,19 @@
 //! [`story`] is one step, and its name is what errors name.
 
 use std::convert::Infallible;
-use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::socket::accept4;
-use nix::unistd::{execve, getcwd, sethostname};
+use nix::unistd::{Pid, sethostname};
 
+use crate::confinement::{Agent, Program, no_directory, step};
 use crate::error::{Context, Error, Result};
 use crate::mount::attach;
 use crate::mount::source::Sources;
 use crate::plan::Plan;
-use crate::process::{ProcessPlan, program};
-use crate::safepath::{Leaf, Procfs, Root, read_small_file};
+use crate::process::ProcessPlan;
+use crate::safepath::{Leaf, Procfs, Root};
 use crate::state::{Init, State, Status};
 use crate::sys::mount::FsContext;
 use crate::sys::process::{self as sys, CLONE_NEWTIME, CLONE_PARENT, Forked};
@@ -67,10 +66,6 @@ fn give_up(inherited: &Inherited, error: Error) -> ! {
     sys::exit_or_crash(1)
 }
 
-fn step<T>(name: &str, result: Result<T>) -> Result<T> {
-    result.map_err(|error| error.step(name))
-}
-
 fn story(plan: &Plan, inherited: &mut Inherited) -> Result<Infallible> {
     step("begin", begin(plan, inherited))?;
     step("namespaces", enter_namespaces(plan, inherited))?;
@@ -95,11 +90,8 @@ fn story(plan: &Plan, inherited: &mut Inherited) -> Result<Infallible> {
     drop((terminal, root));
     wait_for_start(inherited)?;
     hook::run_all("startContainer", &plan.hooks.start_container, &created)?;
-    step("exec", prepare_exec(process, inherited.preserve_fds))?;
-    if process.no_new_privileges {
-        step("seccomp", load_filter(plan, inherited, Status::Created))?;
-    }
-    step("exec", execute(&program, process))
+    let late = (!plan.confinement.loads_early(process)).then(|| take_agent(plan, inherited, Status::Created));
+    plan.confinement.execute(process, &program, inherited.preserve_fds, late)
 }
 
 /// Ends with the runtime, becomes untraceable, and joins the cgroups: before anything is allocated or opened.
@@ -130,29 +122,7 @@ fn enter_namespaces(plan: &Plan, inherited: &mut Inherited) -> Result<()> {
     if plan.namespaces.has_new(libc::CLONE_NEWNET as u64) {
         netdev::loopback_up()?;
     }
-    if let Some(name) = &plan.keyring {
-        join_keyring(name)?;
-    }
-    Ok(())
-}
-
-/// A session keyring of the container's own, so that it does not see the caller's keys.
-fn join_keyring(name: &CStr) -> Result<()> {
-    match sys::join_session_keyring(name) {
-        Ok(keyring) => {
-            // Only for the container's own lookups; a kernel that refuses does no harm.
-            let _ = sys::allow_keyring_search(keyring);
-            Ok(())
-        }
-        // No keyrings in this kernel, or a filter that hides them.
-        Err(Errno::ENOSYS | Errno::EPERM) => Ok(()),
-        Err(errno) => Err(Error::new("cannot make a session keyring").errno(errno).hint(match errno {
-            Errno::EDQUOT => {
-                "the user's quota of keys is used up (/proc/keys, kernel.keys.maxkeys): pass --no-new-keyring"
-            }
-            _ => "pass --no-new-keyring to do without",
-        })),
-    }
+    plan.confinement.join_keyring()
 }
 
 fn make_devices(plan: &Plan, root: &Root) -> Result<()> {
@@ -190,7 +160,7 @@ fn run_runtime_hooks(plan: &Plan, inherited: &mut Inherited) -> Result<(Vec<u8>,
 /// A procfs that is known to be one, for what has to be written to it: the container's, else one of our own that
 /// is mounted nowhere. Nothing where nothing has to be written.
 fn own_procfs(plan: &Plan, mounted: Option<Procfs>) -> Result<Option<Procfs>> {
-    let label = plan.process.is_some() && plan.labels.are_for_the_process();
+    let label = plan.process.is_some() && plan.confinement.labels.are_for_the_process();
     if mounted.is_some() || plan.sysctls.is_empty() && !label {
         return Ok(mounted);
     }
@@ -216,7 +186,6 @@ fn set_names(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Takes on the process's identity and limits, last those that take privileges away; finds the program as it.
 fn become_the_process(
     plan: &Plan,
     process: &ProcessPlan,
@@ -224,77 +193,17 @@ fn become_the_process(
     root: &Root,
     procfs: Option<&Procfs>,
 ) -> Result<Program> {
-    if let Some(personality) = plan.personality {
-        nix::sys::personality::set(personality)
-            .context(|| "cannot set the personality")
-            .map_err(|error| error.pointer("/linux/personality"))?;
-    }
-    if let Some(policy) = &plan.memory_policy {
-        policy.apply()?;
-    }
-    process.schedule.apply()?;
-    plan.labels.label_exec(procfs.unwrap_or(&inherited.host_procfs))?;
-    let may_set_groups = may_set_groups(plan, inherited);
-    // Whatever can be done before a seccomp filter is loaded is, so that profiles need not allow it.
-    let entered = enter_directory(root, &process.cwd)?;
-    let env = environment(process, root);
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(process.identity.umask));
-    crate::process::rlimit::apply(&process.rlimits)?;
-    own_standard_streams(process.identity.uid);
-    process.capabilities.limit_bounding()?;
-    process.identity.apply(may_set_groups)?;
-    if plan.seccomp.is_some() && !process.no_new_privileges {
-        // It takes a capability, so it cannot be done later.
-        crate::process::capability::raise_all()?;
-        load_filter(plan, inherited, Status::Creating).map_err(|error| error.step("seccomp"))?;
-    }
-    for warning in process.capabilities.apply()? {
-        inherited.wire.send(&Message::Warning(warning))?;
-    }
-    if !entered && !enter_directory(root, &process.cwd)? {
-        return Err(no_directory(&process.cwd, Errno::EACCES));
-    }
-    if process.no_new_privileges {
-        sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).context(|| "cannot set no_new_privs")?;
-    }
-    // A change of ids has made it the default again, whatever that is on this host.
-    sys::prctl(libc::PR_SET_DUMPABLE, 0).context(|| "cannot become untraceable")?;
-    let path = if process.args.is_empty() { Ok(CString::default()) } else { program::find(process) };
-    path.map(|path| Program { path, env }).map_err(|error| error.pointer("/process/args/0"))
+    let prepared = plan.confinement.prepare(process, root, procfs.unwrap_or(&inherited.host_procfs))?;
+    process.schedule.set_policy(Pid::from_raw(0))?;
+    process.schedule.set_io_priority()?;
+    crate::process::rlimit::apply(&process.rlimits, |_| true)?;
+    let early = plan.confinement.loads_early(process).then(|| take_agent(plan, inherited, Status::Creating));
+    plan.confinement.become_user(process, prepared, (root, &inherited.wire), early)
 }
 
-/// What execve(2) is called with, beside the arguments.
-struct Program {
-    path: CString,
-    env: Vec<CString>,
-}
-
-/// Adds HOME from the container's /etc/passwd where config.json does not set it, as runc does.
-fn environment(process: &ProcessPlan, root: &Root) -> Vec<CString> {
-    const MAX_PASSWD: usize = 1 << 20;
-    let mut env = process.env.clone();
-    if process.variable("HOME").is_none_or(<[u8]>::is_empty) {
-        let passwd = read_small_file(root, Path::new("/etc/passwd"), MAX_PASSWD).unwrap_or_default();
-        let uid = process.identity.uid.to_string();
-        let home = passwd.split(|byte| *byte == b'\n').find_map(|line| {
-            let fields: Vec<_> = line.split(|byte| *byte == b':').collect();
-            (fields.len() >= 6 && fields[2] == uid.as_bytes()).then(|| fields[5].to_vec())
-        });
-        env.retain(|variable| !variable.to_bytes().starts_with(b"HOME="));
-        let home = home.filter(|home| home.starts_with(b"/")).unwrap_or_else(|| b"/".to_vec());
-        env.extend(CString::new([&b"HOME="[..], &home].concat()));
-    }
-    env
-}
-
-fn may_set_groups(plan: &Plan, inherited: &Inherited) -> bool {
-    if !plan.namespaces.has_user() {
-        return sys::capabilities().is_ok_and(|sets| sets.effective & 1 << 6 != 0);
-    }
-    let Ok(file) = inherited.host_procfs.open("self/setgroups", nix::fcntl::OFlag::O_RDONLY) else { return true };
-    let mut text = [0; 8];
-    let length = nix::unistd::read(&file, &mut text).unwrap_or(0);
-    !text[..length].starts_with(b"deny")
+fn take_agent(plan: &Plan, inherited: &mut Inherited, status: Status) -> Agent {
+    let state = if plan.confinement.has_agent() { inherited.state.to_oci(status) } else { Vec::new() };
+    Agent { socket: inherited.agent.take(), state, ..Agent::default() }
 }
 
 /// Makes the working directory if it is missing, as runc and crun do: before the root may become read-only.
@@ -306,45 +215,6 @@ fn make_directory(plan: &Plan, root: &Root) -> Result<()> {
         }
         // What it leads to is judged when it is entered.
         _ => Ok(()),
-    }
-}
-
-/// Enters the working directory; false where only its user may enter it. A link of /proc's is not followed: through
-/// one, a descriptor that is still open could lead out (CVE-2024-21626).
-fn enter_directory(root: &Root, cwd: &Path) -> Result<bool> {
-    match root.open(cwd).and_then(nix::unistd::fchdir) {
-        Ok(()) => check_directory(cwd).map(|()| true),
-        Err(Errno::EACCES | Errno::EPERM) => Ok(false),
-        Err(errno) => Err(no_directory(cwd, errno)),
-    }
-}
-
-fn no_directory(cwd: &Path, errno: Errno) -> Error {
-    Error::new("cannot enter the working directory").path(cwd).errno(errno).pointer("/process/cwd")
-}
-
-/// The kernel itself says whether the directory is inside the root.
-fn check_directory(cwd: &Path) -> Result<()> {
-    match getcwd() {
-        Ok(path) if path.is_absolute() => Ok(()),
-        Ok(_) | Err(Errno::ENOENT) => Err(Error::new("the working directory is outside of the container's root")
-            .path(cwd)
-            .pointer("/process/cwd")),
-        Err(errno) => Err(no_directory(cwd, errno)),
-    }
-}
-
-/// Gives the standard streams to the user, who may have to reopen them through /proc/self/fd.
-fn own_standard_streams(uid: u32) {
-    let null = nix::sys::stat::stat("/dev/null").map(|stat| stat.st_rdev).ok();
-    let streams: [&dyn std::os::fd::AsFd; 3] = [&std::io::stdin(), &std::io::stdout(), &std::io::stderr()];
-    for stream in streams {
-        let Ok(stat) = nix::sys::stat::fstat(stream.as_fd()) else { continue };
-        if stat.st_uid == uid || Some(stat.st_rdev) == null && stat.st_rdev != 0 {
-            continue;
-        }
-        // A stream that belongs to somebody else, or to a read-only file system, stays as it is.
-        let _ = nix::unistd::fchown(stream.as_fd(), Some(uid.into()), None);
     }
 }
 
@@ -384,30 +254,6 @@ fn wait_for_connection(listener: &OwnedFd) -> Result<Wire> {
 fn wait_without_process(inherited: &mut Inherited) -> Result<Infallible> {
     wait_for_start(inherited)?;
     Err(Error::new("the container has no process to start").pointer("/process"))
-}
-
-/// Loads the seccomp filter: with noNewPrivileges as the last thing before execve(2), so that it need not allow
-/// what the start itself does.
-fn load_filter(plan: &Plan, inherited: &mut Inherited, status: Status) -> Result<()> {
-    let Some(seccomp) = &plan.seccomp else { return Ok(()) };
-    let state = if seccomp.listener.is_some() { inherited.state.to_oci(status) } else { Vec::new() };
-    seccomp.load(inherited.agent.take(), &state)
-}
-
-fn prepare_exec(process: &ProcessPlan, preserve_fds: u32) -> Result<()> {
-    if process.args.is_empty() {
-        return Err(Error::new("the process has no arguments").pointer("/process/args"));
-    }
-    for number in 3..3 + preserve_fds {
-        sys::set_close_on_exec(number as i32, false).context(|| format!("cannot pass on the descriptor {number}"))?;
-    }
-    sys::reset_signals();
-    Ok(())
-}
-
-fn execute(program: &Program, process: &ProcessPlan) -> Result<Infallible> {
-    let Err(errno) = execve(&program.path, &process.args, &program.env);
-    Err(program::refused(&process.args[0], &program.path, errno).pointer("/process/args/0"))
 }
 
 /// The process between the runtime and init (see [`namespace::NamespacePlan::needs_stage`]): enters namespaces that

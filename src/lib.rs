@@ -5,11 +5,14 @@
 
 pub mod cgroup;
 pub mod cli;
+pub mod confinement;
 pub mod create;
 pub mod destroy;
 pub mod device;
 pub mod error;
 pub mod events;
+pub mod exec;
+pub mod foreground;
 pub mod hook;
 pub mod init;
 pub mod lifecycle;

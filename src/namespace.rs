@@ -151,6 +151,11 @@ impl NamespacePlan {
         identity(&join.path) != identity(format!("/proc/self/ns/{name}").as_ref())
     }
 
+    /// `CLONE_NEW*` of all that are not the runtime's.
+    pub fn all(&self) -> u64 {
+        self.joins.iter().fold(self.new, |flags, join| flags | join.flag)
+    }
+
     /// Whether the container has a user namespace other than the runtime's.
     pub fn has_user(&self) -> bool {
         self.has(libc::CLONE_NEWUSER as u64)
@@ -205,6 +210,54 @@ pub fn join(plan: &NamespacePlan, files: Vec<(u64, OwnedFd)>, may_wait: bool) ->
         }
     }
     Ok(waiting)
+}
+
+/// Joins those namespaces of process `pid`, which `pidfd` refers to, that `flags` name: by one call where the kernel has
+/// it. A pid namespace takes effect for children only.
+pub fn enter(pidfd: &OwnedFd, pid: i32, flags: u64) -> Result<()> {
+    let entered = match setns(pidfd, CloneFlags::from_bits_retain(flags as i32)) {
+        // Before Linux 5.8.
+        Err(Errno::EINVAL | Errno::EBADF) => enter_one_by_one(pid, flags),
+        result => result,
+    };
+    match entered {
+        Err(Errno::ESRCH) => Err(Error::new("container not running").errno(Errno::ESRCH)),
+        result => result.context(|| "cannot join the container's namespaces"),
+    }
+}
+
+/// The names in /proc/PID/ns, in an order in which they can be joined.
+const BY_NAME: [(i32, &str); 8] = [
+    (libc::CLONE_NEWCGROUP, "cgroup"),
+    (libc::CLONE_NEWIPC, "ipc"),
+    (libc::CLONE_NEWUTS, "uts"),
+    (libc::CLONE_NEWNET, "net"),
+    (libc::CLONE_NEWPID, "pid"),
+    (CLONE_NEWTIME as i32, "time"),
+    (libc::CLONE_NEWUSER, "user"),
+    (libc::CLONE_NEWNS, "mnt"),
+];
+
+fn enter_one_by_one(pid: i32, flags: u64) -> nix::Result<()> {
+    let wanted = BY_NAME.iter().filter(|(flag, _)| flags & *flag as u64 != 0);
+    let mut files = Vec::new();
+    for (flag, name) in wanted {
+        files.push((*flag, open(format!("/proc/{pid}/ns/{name}").as_str(), OFlag::O_RDONLY)?));
+    }
+    // What the user namespace has the privileges for comes after it.
+    let mut waiting = Vec::new();
+    for (flag, file) in files {
+        match setns(&file, CloneFlags::from_bits_retain(flag)) {
+            Err(Errno::EPERM) if flag != libc::CLONE_NEWUSER && flag != libc::CLONE_NEWNS => waiting.push((flag, file)),
+            result => result?,
+        }
+        if flag == libc::CLONE_NEWUSER {
+            for (flag, file) in waiting.drain(..) {
+                setns(&file, CloneFlags::from_bits_retain(flag))?;
+            }
+        }
+    }
+    if waiting.is_empty() { Ok(()) } else { Err(Errno::EPERM) }
 }
 
 /// Makes new namespaces for the caller (or, for a time namespace, for its children).

@@ -3,23 +3,20 @@
 
 use std::path::{Path, PathBuf};
 
-use nix::sys::personality::Persona;
-use oci_spec::runtime::{LinuxIdMapping, LinuxPersonalityDomain};
+use oci_spec::runtime::LinuxIdMapping;
 
 use crate::cgroup::{self, CgroupPlan, Manager};
+use crate::confinement::{self, Confinement};
 use crate::device::{self, DevicePlan};
 use crate::error::{Context, Error, Result};
 use crate::hook::{self, Hooks};
-use crate::lsm::{self, Labels};
 use crate::mount::idmap::IdMap;
 use crate::mount::{self, Kind, MountPlan, cgroupfs};
 use crate::namespace::{self, NamespacePlan};
 use crate::netdev::{self, NetDevice};
-use crate::numa::{self, MemoryPolicy};
-use crate::process::{self, ProcessPlan, cpu_list};
+use crate::process::{self, ProcessPlan};
 use crate::rdt::{self, RdtPlan};
 use crate::rootfs::{self, RootfsPlan};
-use crate::seccomp::{self, Seccomp};
 use crate::spec::Spec;
 use crate::sysctl::{self, Sysctl};
 
@@ -40,7 +37,7 @@ pub struct Plan {
     pub devices: Option<Vec<DevicePlan>>,
     pub namespaces: NamespacePlan,
     pub process: Option<ProcessPlan>,
-    pub labels: Labels,
+    pub confinement: Confinement,
     pub hostname: String,
     pub domainname: String,
     pub sysctls: Vec<Sysctl>,
@@ -49,11 +46,6 @@ pub struct Plan {
     pub hooks: Hooks,
     pub net_devices: Vec<NetDevice>,
     pub rdt: Option<RdtPlan>,
-    pub personality: Option<Persona>,
-    pub memory_policy: Option<MemoryPolicy>,
-    pub seccomp: Option<Seccomp>,
-    /// The name of a new session keyring.
-    pub keyring: Option<std::ffi::CString>,
 }
 
 /// Computes the plan for the container `id` in `bundle` (absolute).
@@ -75,8 +67,9 @@ pub fn plan(spec: &Spec, id: &str, bundle: &Path, settings: &Settings) -> Result
         ..IdMap::new(&linux.uid_mappings, &linux.gid_mappings)
     });
     let mut cgroup = cgroup::plan(linux, id, settings.manager)?;
-    let labels = plan_labels(spec);
-    let mounts = plan_mounts(spec, bundle, &labels.mount_label, container_map.as_ref())?;
+    let keyring = if settings.no_new_keyring { None } else { Some(confinement::keyring_name(id)?) };
+    let confinement = confinement::plan(spec.process.as_ref(), linux, keyring, namespaces.has_user())?;
+    let mounts = plan_mounts(spec, bundle, &confinement.labels.mount_label, container_map.as_ref())?;
     cgroup.owner = cgroup_owner(spec, &mounts, &namespaces);
     let process = spec.process.as_ref().map(process::plan).transpose()?;
     let host_dev =
@@ -97,20 +90,16 @@ pub fn plan(spec: &Spec, id: &str, bundle: &Path, settings: &Settings) -> Result
         hooks,
         net_devices: netdev::plan(linux.net_devices.as_ref(), has(libc::CLONE_NEWNET))?,
         rdt: rdt::plan(linux.intel_rdt.as_ref(), id)?,
-        personality: personality(spec)?,
-        memory_policy: linux.memory_policy.as_ref().map(|policy| numa::plan(policy, cpu_list::parse)).transpose()?,
-        seccomp: linux.seccomp.as_ref().map(seccomp::plan).transpose()?,
-        keyring: keyring(id, settings)?,
         namespaces,
         process,
-        labels,
+        confinement,
     })
 }
 
 impl Plan {
     /// Whether init has to know the container's state: for its hooks, or for an agent that seccomp leaves calls to.
     pub fn init_needs_state(&self) -> bool {
-        self.hooks.are_needed_by_init() || self.seccomp.as_ref().is_some_and(|seccomp| seccomp.listener.is_some())
+        self.hooks.are_needed_by_init() || self.confinement.has_agent()
     }
 
     /// Whether init could not clone the sources of bind mounts itself: it may lack the rights in a user namespace, and
@@ -153,13 +142,6 @@ fn check_names(spec: &Spec, own_uts: impl Fn() -> bool) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn plan_labels(spec: &Spec) -> Labels {
-    let process = spec.process.as_ref();
-    let profile = process.map_or("", |process| &process.apparmor_profile);
-    let label = process.map_or("", |process| &process.selinux_label);
-    lsm::plan(profile, label, &spec.linux.mount_label)
 }
 
 fn plan_mounts(spec: &Spec, bundle: &Path, mount_label: &str, container_map: Option<&IdMap>) -> Result<Vec<MountPlan>> {
@@ -236,26 +218,6 @@ fn cgroup_view(cgroup: &CgroupPlan, namespaced: bool) -> cgroupfs::View {
             })
             .collect(),
     }
-}
-
-fn personality(spec: &Spec) -> Result<Option<Persona>> {
-    const PER_LINUX32: i32 = 8;
-    let Some(personality) = &spec.linux.personality else { return Ok(None) };
-    if personality.flags().as_ref().is_some_and(|flags| !flags.is_empty()) {
-        let message = "no flags of a personality are supported (config-linux.md: \"Currently no flag values\")";
-        return Err(Error::new(message).pointer("/linux/personality/flags"));
-    }
-    Ok(Some(Persona::from_bits_retain(match personality.domain() {
-        LinuxPersonalityDomain::PerLinux => 0,
-        LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
-    })))
-}
-
-fn keyring(id: &str, settings: &Settings) -> Result<Option<std::ffi::CString>> {
-    if settings.no_new_keyring {
-        return Ok(None);
-    }
-    std::ffi::CString::new(format!("_ses.{id}")).map(Some).map_err(|_| Error::new("an id cannot hold a NUL byte"))
 }
 
 #[cfg(test)]

@@ -122,6 +122,20 @@ impl AsFd for Root {
     }
 }
 
+/// Opens the file called `name` of the directory's own file system: no link, and nothing mounted over it.
+pub fn open_within(directory: &OwnedFd, name: &str, flags: OFlag) -> nix::Result<OwnedFd> {
+    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS;
+    let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    match openat2(directory, name, OpenHow::new().flags(flags).resolve(resolve)) {
+        // Before Linux 5.6: what is mounted over it shows as another device.
+        Err(Errno::ENOSYS) => {
+            let file = openat(directory, name, flags, Mode::empty())?;
+            if fstat(&file)?.st_dev == fstat(directory)?.st_dev { Ok(file) } else { Err(Errno::EXDEV) }
+        }
+        result => result,
+    }
+}
+
 /// Opens anew, with `flags`, the file that `place` (an `O_PATH` descriptor) refers to.
 pub fn reopen(place: &OwnedFd, flags: OFlag) -> nix::Result<OwnedFd> {
     sys::fs::open(descriptor_path(place).as_str(), flags)

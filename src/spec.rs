@@ -255,6 +255,17 @@ impl Spec {
     }
 }
 
+impl Process {
+    /// Reads a file that holds a process alone, or what is written into a pipe.
+    pub fn load(path: &Path) -> Result<Self> {
+        let mut bytes = Vec::new();
+        let file = std::fs::File::open(path).on_path("cannot open the process", path)?;
+        std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_LENGTH), &mut bytes)
+            .on_path("cannot read the process", path)?;
+        parse(&bytes).map_err(|error| error.path(path))
+    }
+}
+
 pub(crate) fn read_limited(path: &Path) -> Result<Vec<u8>> {
     // Without waiting for a writer where it is a FIFO.
     let file = std::fs::File::options()

@@ -19,7 +19,7 @@ use crate::cgroup::CgroupState;
 use crate::error::{Context, Error, Result};
 use crate::hook::Hook;
 use crate::rdt::RdtState;
-use crate::spec::VERSION_MAX;
+use crate::spec::{Spec, VERSION_MAX};
 use crate::sys;
 
 /// The version of state.json that this program writes.
@@ -62,6 +62,10 @@ pub struct State {
     pub poststop: Vec<Hook>,
     /// Whether the container has a pid namespace of its own, whose processes end with init.
     pub own_pid_namespace: bool,
+    /// `CLONE_NEW*` of the namespaces that the container does not share with the runtime.
+    pub namespaces: u64,
+    /// Whether the container has a session keyring of its own.
+    pub new_keyring: bool,
     /// Whether config.json has a process: without one the container cannot be started.
     pub has_process: bool,
 }
@@ -257,6 +261,12 @@ impl Store {
         Container { path, lock: None }.load()
     }
 
+    /// The configuration that a container was made with: later changes of its bundle do not matter (runtime.md).
+    pub fn spec(&self, id: &str) -> Result<Spec> {
+        validate_id(id)?;
+        Spec::load(&self.root.join(id)).map(|(spec, _)| spec)
+    }
+
     /// The states of all containers, by id; those that cannot be read are left out with a warning.
     pub fn list(&self) -> Result<Vec<State>> {
         let entries = fs::read_dir(&self.root).on_path("cannot list the containers", &self.root)?;
@@ -348,9 +358,17 @@ impl Container {
         written.on_path("cannot write the container's state", path)
     }
 
+    /// Keeps the configuration as it is now, for [`Store::spec`].
+    pub fn keep_config(&self, config: &[u8]) -> Result<()> {
+        let path = self.path.join(CONFIG);
+        let made = File::options().write(true).create_new(true).mode(0o600).open(&path);
+        made.and_then(|mut file| file.write_all(config)).on_path("cannot keep the configuration", path)
+    }
+
     /// Removes the directory: kelson's own files and nothing else.
     pub fn remove(&self) -> Result<()> {
         self.remove_file("state.json")?;
+        self.remove_file(CONFIG)?;
         // Seldom is there more than that.
         if fs::remove_dir(&self.path).is_ok() {
             return Ok(());
@@ -375,6 +393,9 @@ impl Container {
         File::open(&self.path).on_path("cannot open the container's directory", &self.path).map(OwnedFd::from)
     }
 }
+
+/// The copy of the bundle's configuration.
+const CONFIG: &str = "config.json";
 
 /// The socket on which init waits for `start`, in the container's directory.
 pub const START_SOCKET: &str = "start.sock";

@@ -7,11 +7,12 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, read, setsid, write};
 
 use crate::error::{Context, Error, Result};
-use crate::safepath::{Leaf, Root};
+use crate::safepath::{Leaf, Root, open_within};
 use crate::spec::ConsoleSize;
 use crate::sys;
 use crate::wire::send_descriptors;
@@ -21,31 +22,68 @@ pub fn connect(path: &Path) -> Result<OwnedFd> {
     UnixStream::connect(path).on_path("cannot connect to a socket", path).map(OwnedFd::from)
 }
 
-/// Makes a pty in the container's devpts, binds it to /dev/console, and sends its master over `socket`. Returns
-/// the container's end.
+/// Where the process sends its terminal's master, and before it where the runtime receives it if that is itself.
+pub fn console(
+    terminal: bool,
+    console_socket: Option<&Path>,
+    detached: bool,
+) -> Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+    let wrong = |message: &str| Err(Error::new(message).pointer("/process/terminal"));
+    match (terminal, console_socket) {
+        (true, None) if detached => wrong("cannot allocate a terminal: a detached container needs --console-socket"),
+        (false, Some(_)) => wrong("--console-socket is given, but the process has no terminal"),
+        (true, Some(path)) => Ok((None, Some(connect(path)?))),
+        (true, None) => {
+            let pair = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC);
+            pair.map(|(ours, theirs)| (Some(ours), Some(theirs))).context(|| "cannot make a socket pair")
+        }
+        (false, None) => Ok((None, None)),
+    }
+}
+
+/// The terminal of a container: like [`add`], and bound to /dev/console.
 pub fn create(root: &Root, socket: &OwnedFd, size: Option<ConsoleSize>) -> Result<OwnedFd> {
-    let multiplexer = Path::new("/dev/pts/ptmx");
-    let master = root.open_with(multiplexer, OFlag::O_RDWR | OFlag::O_NOCTTY).map_err(|errno| {
+    let (master, peer) = open(root, size)?;
+    bind_console(root, &peer)?;
+    send(socket, &master)?;
+    Ok(peer)
+}
+
+/// Makes a pty in the container's devpts, and sends its master over `socket`. Returns the container's end.
+pub fn add(root: &Root, socket: &OwnedFd, size: Option<ConsoleSize>) -> Result<OwnedFd> {
+    let (master, peer) = open(root, size)?;
+    send(socket, &master)?;
+    Ok(peer)
+}
+
+fn send(socket: &OwnedFd, master: &OwnedFd) -> Result<()> {
+    send_descriptors(socket, b"/dev/ptmx", &[master.as_raw_fd()]).context(|| "cannot send the terminal's descriptor")
+}
+
+/// A pty of the container's devpts: the master, and the other end.
+fn open(root: &Root, size: Option<ConsoleSize>) -> Result<(OwnedFd, OwnedFd)> {
+    let path = Path::new("/dev/pts");
+    let refused = |errno: Errno| {
         Error::new("cannot open a terminal in the container")
-            .path(multiplexer)
+            .path(path)
             .errno(errno)
             .pointer("/process/terminal")
             .hint("a terminal needs a devpts mount on /dev/pts")
-    })?;
-    let magic = sys::fs::file_system_magic(&master).context(|| "cannot look at the container's devpts")?;
+    };
+    let directory = root.open(path).map_err(refused)?;
+    let magic = sys::fs::file_system_magic(&directory).context(|| "cannot look at the container's devpts")?;
     if magic != DEVPTS_SUPER_MAGIC {
-        return Err(Error::new("not devpts").path("/dev/pts").pointer("/process/terminal"));
+        return Err(Error::new("not devpts").path(path).pointer("/process/terminal"));
     }
+    // What a running container may have put over its own files is not even opened.
+    let master = open_within(&directory, "ptmx", OFlag::O_RDWR | OFlag::O_NOCTTY).map_err(refused)?;
     // Until it is unlocked a pty has no other end, pts(4).
     sys::fs::unlock_pty(&master).context(|| "cannot unlock the terminal")?;
     if let Some(ConsoleSize { height, width }) = size.filter(|size| size.height != 0 || size.width != 0) {
         sys::fs::set_window_size(&master, (height, width)).context(|| "cannot set the terminal's size")?;
     }
     let peer = sys::fs::pty_peer(&master).context(|| "cannot open the other end of the terminal")?;
-    bind_console(root, &peer)?;
-    send_descriptors(socket, b"/dev/ptmx", &[master.as_raw_fd()])
-        .context(|| "cannot send the terminal's descriptor")?;
-    Ok(peer)
+    Ok((master, peer))
 }
 
 const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
@@ -68,7 +106,17 @@ fn bind_console(root: &Root, peer: &OwnedFd) -> Result<()> {
 
 /// Makes `terminal` the controlling terminal and the standard streams of the calling session leader.
 pub fn take(terminal: &OwnedFd) -> Result<()> {
-    sys::fs::set_controlling_terminal(terminal).context(|| "cannot take the terminal")?;
+    take_control(terminal)?;
+    use_as_streams(terminal)
+}
+
+/// Makes `terminal` the controlling terminal of the calling session leader.
+pub fn take_control(terminal: impl AsFd) -> Result<()> {
+    sys::fs::set_controlling_terminal(terminal).context(|| "cannot take the terminal")
+}
+
+/// Makes `terminal` the standard streams.
+pub fn use_as_streams(terminal: &OwnedFd) -> Result<()> {
     dup2_stdin(terminal)
         .and_then(|()| dup2_stdout(terminal))
         .and_then(|()| dup2_stderr(terminal))

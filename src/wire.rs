@@ -21,7 +21,7 @@ pub enum Message {
     Go,
     /// To the runtime: write the id maps of the stage's new user namespace.
     MapIds,
-    /// To the runtime: the stage has made init, whose process id this is.
+    /// To the runtime: the stage has made the process, whose id this is. Back from it, in `exec`: go on.
     Init(i32),
     /// To the runtime: everything is mounted; run the hooks that belong to the runtime's namespaces.
     RunHooks,

@@ -27,10 +27,11 @@ const LAYERS: &[&[&str]] = &[
         "sysctl",
         "tty",
     ],
+    &["confinement", "foreground"],
     &["plan", "state"],
     &["destroy", "init"],
     &["create", "events", "lifecycle", "update"],
-    &["run"],
+    &["exec", "run"],
     &["cli"],
 ];
 

@@ -7,7 +7,7 @@ use crate::error::{Context, Error, Result};
 use crate::sys::fs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, file_system_magic};
 
 /// Where every distribution mounts them.
-const MOUNT_POINT: &str = "/sys/fs/cgroup";
+pub const MOUNT_POINT: &str = "/sys/fs/cgroup";
 
 /// One mounted hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ pub mod devices;
 pub mod directory;
 mod events;
 mod freezer;
+pub mod join;
 pub mod layout;
 pub mod oom;
 pub mod owner;
@@ -18,7 +19,7 @@ pub mod update;
 mod write;
 
 use std::collections::BTreeSet;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
 use crate::spec::{Linux, Resources};
+use crate::sys::process::{Forked, clone, clone_classic};
 use layout::Layout;
 use resources::Write;
 use write::Cgroup;
@@ -171,6 +173,26 @@ impl CgroupPlan {
         self.writes.iter().filter(|write| write.late).try_for_each(|write| {
             Cgroup::open(&self.directories[write.hierarchy], &self.layout.hierarchies[write.hierarchy])?.write([write])
         })
+    }
+}
+
+impl Cgroups {
+    /// Clones the caller into the unified cgroup, in new namespaces (`flags`). The files are for the child to join the
+    /// other cgroups by.
+    pub fn clone_into(self, flags: u64) -> nix::Result<(Forked, Vec<OwnedFd>)> {
+        let mut files = self.tasks;
+        let forked = match clone(flags, self.unified.as_ref().map(AsFd::as_fd)) {
+            // Before Linux 5.7 a process cannot be cloned into a cgroup, before 5.3 there is no clone3.
+            Err(Errno::ENOSYS | Errno::EINVAL | Errno::E2BIG) => {
+                files.extend(self.unified_procs);
+                match clone(flags, None) {
+                    Err(Errno::ENOSYS) => clone_classic(flags),
+                    result => result,
+                }
+            }
+            result => result,
+        };
+        Ok((forked?, files))
     }
 }
 

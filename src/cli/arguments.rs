@@ -14,23 +14,30 @@ const SWITCHES: &[&str] = &[
     "detach",
     "force",
     "help",
+    "ignore-paused",
     "keep",
     "no-new-keyring",
+    "no-new-privs",
     "no-pivot",
     "no-subreaper",
     "quiet",
     "raw",
     "stats",
     "systemd-cgroup",
+    "tty",
     "version",
 ];
 
 /// Long flags that are followed by a value.
 const VALUES: &[&str] = &[
+    "additional-gids",
+    "apparmor",
     "arch",
     "blkio-weight",
     "bundle",
+    "cap",
     "cap-add",
+    "cgroup",
     "cgroup-manager",
     "config",
     "console-socket",
@@ -43,6 +50,8 @@ const VALUES: &[&str] = &[
     "cpu-share",
     "cpuset-cpus",
     "cpuset-mems",
+    "cwd",
+    "env",
     "format",
     "interval",
     "kernel-memory",
@@ -59,9 +68,12 @@ const VALUES: &[&str] = &[
     "pidfd-socket",
     "pids-limit",
     "preserve-fds",
+    "process",
+    "process-label",
     "resources",
     "root",
     "rootless",
+    "user",
 ];
 
 /// Verbs whose name has a second word.
@@ -198,6 +210,18 @@ mod tests {
             ("exec -de A=b id sh -c -debug", "exec", "-de A=b id -- sh -c -debug"),
             ("exec -eA=b id sh", "exec", "-eA=b id -- sh"),
             ("ps -f json id", "ps", "-f json id --"),
+            (
+                "exec --pid-file p --process f --detach --preserve-fds 1 id",
+                "exec",
+                "--pid-file p --process f --detach --preserve-fds 1 id --",
+            ),
+            (
+                "exec -d --tty=false --pid-file=p id ls -d --tty=false",
+                "exec",
+                "-d --pid-file=p id -- ls -d --tty=false",
+            ),
+            ("exec -p f -u 1 -dt -e -A=1 id -- -x", "exec", "-p f -u 1 -dt -e -A=1 id -- -- -x"),
+            ("exec -uid -- id sh", "exec", "-uid -- id sh"),
         ] {
             assert_eq!(parsed(line), (verb.to_owned(), rest.to_owned()), "{line}");
         }

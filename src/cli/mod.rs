@@ -5,6 +5,7 @@ mod arguments;
 mod create;
 mod delete;
 mod events;
+mod exec;
 mod features;
 mod help;
 mod kill;
@@ -66,6 +67,8 @@ trait Verb: Parser {
     fn prepare(&self) -> Result<()> {
         Ok(())
     }
+    /// The exit code of an error.
+    const FAILURE: i32 = 1;
     /// Returns the exit code.
     fn run(&self, store: &Store) -> Result<i32>;
 }
@@ -75,6 +78,7 @@ const VERBS: &[(&str, &str)] = &[
     ("create", "create a container"),
     ("delete", "delete a container"),
     ("events", "show what a container uses, and when its memory runs out"),
+    ("exec", "run a process in a container"),
     ("features", "show the features that are supported, as JSON"),
     ("kill", "send a signal to a container's first process"),
     ("list", "list containers"),
@@ -99,11 +103,12 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> i32 {
     let Some(verb) = line.verb.clone() else { return help::without_verb(&line) };
     let name = verb.to_str().unwrap_or_default();
     // First of all: what is read before it would be read again.
-    let sealed = if matches!(name, "create" | "run") { seal::ensure() } else { Ok(()) };
+    let sealed = if matches!(name, "create" | "exec" | "run") { seal::ensure() } else { Ok(()) };
     let run = match name {
         "create" => execute::<create::Create>,
         "delete" => execute::<delete::Delete>,
         "events" => execute::<events::Events>,
+        "exec" => execute::<exec::Exec>,
         "features" => execute::<features::Features>,
         "kill" => execute::<kill::Kill>,
         "list" => execute::<list::List>,
@@ -141,7 +146,7 @@ fn execute<V: Verb>(line: &arguments::Line, sealed: Result<()>) -> i32 {
         }
         Err(error) => {
             log::error(&error);
-            1
+            V::FAILURE
         }
     }
 }

@@ -12,7 +12,10 @@ pub mod schedule;
 use std::ffi::CString;
 use std::path::PathBuf;
 
-use crate::error::{Error, Result};
+use nix::errno::Errno;
+
+use crate::error::{Context, Error, Result};
+use crate::safepath::Procfs;
 use crate::spec::{ConsoleSize, Process};
 
 /// The process, checked.
@@ -32,6 +35,20 @@ pub struct ProcessPlan {
     pub oom_score_adj: Option<i32>,
     /// What was ignored, as the spec asks, and is worth a warning.
     pub warnings: Vec<String>,
+}
+
+/// Sets how readily `pid` (or `self`) is killed for its memory.
+pub fn set_oom_score(procfs: &Procfs, pid: &str, value: i32) -> Result<()> {
+    match procfs.write(&format!("{pid}/oom_score_adj"), &value.to_string()) {
+        // As runc: without privileges there is nothing that could lower it.
+        Err(Errno::EACCES | Errno::EPERM) if !nix::unistd::geteuid().is_root() => {
+            crate::log::warn(format!("oomScoreAdj {value} takes privileges and was not set"));
+            Ok(())
+        }
+        result => result
+            .context(|| format!("cannot set oom_score_adj to {value}"))
+            .map_err(|error| error.pointer("/process/oomScoreAdj").hint("lowering it takes CAP_SYS_RESOURCE")),
+    }
 }
 
 /// Reads `process`.

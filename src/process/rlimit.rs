@@ -54,9 +54,16 @@ pub fn plan(rlimits: &[Rlimit]) -> Result<Vec<ResourceLimit>> {
     Ok(limits)
 }
 
-/// Sets the limits on the caller.
-pub fn apply(limits: &[ResourceLimit]) -> Result<()> {
-    for (index, limit) in limits.iter().enumerate() {
+impl ResourceLimit {
+    /// Whether it limits how many processes the user may have.
+    pub fn is_on_processes(&self) -> bool {
+        NAMES[self.resource as usize] == "RLIMIT_NPROC"
+    }
+}
+
+/// Sets on the caller those of the limits that are `chosen`.
+pub fn apply(limits: &[ResourceLimit], chosen: impl Fn(&ResourceLimit) -> bool) -> Result<()> {
+    for (index, limit) in limits.iter().enumerate().filter(|(_, limit)| chosen(limit)) {
         sys::set_resource_limit(Pid::from_raw(0), limit.resource, (limit.soft, limit.hard))
             .map_err(|errno| refused(index, *limit, errno))?;
     }

@@ -103,13 +103,18 @@ fn io_priority(priority: &IoPriority) -> Result<(u32, u32)> {
 }
 
 impl Schedule {
-    /// Applies the policy and the I/O priority to the caller.
-    pub fn apply(&self) -> Result<()> {
+    /// Applies the policy to `pid` (0: the caller).
+    pub fn set_policy(&self, pid: Pid) -> Result<()> {
         if let Some(attributes) = self.scheduler {
-            sched::set_scheduler(Pid::from_raw(0), attributes)
+            sched::set_scheduler(pid, attributes)
                 .context(|| "cannot set the scheduler")
                 .map_err(|error| error.pointer("/process/scheduler"))?;
         }
+        Ok(())
+    }
+
+    /// Applies the I/O priority to the caller.
+    pub fn set_io_priority(&self) -> Result<()> {
         if let Some((class, level)) = self.io_priority {
             sched::set_io_priority(class, level)
                 .context(|| "cannot set the I/O priority")

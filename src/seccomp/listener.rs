@@ -45,13 +45,13 @@ pub fn connect(path: &Path) -> Result<OwnedFd> {
 
 impl Listener {
     /// The container process state; `state` is the container's, as runtime.md has it.
-    pub(super) fn message(&self, state: &[u8]) -> Result<Vec<u8>> {
+    pub(super) fn message(&self, state: &[u8], pid: Option<i32>) -> Result<Vec<u8>> {
         let state: serde_json::Value = serde_json::from_slice(state)
             .map_err(|error| Error::new(format!("the container's state is not known: {error}")).pointer(POINTER))?;
         let mut message = serde_json::json!({
             "ociVersion": VERSION_MAX,
             "fds": ["seccompFd"],
-            "pid": state["pid"],
+            "pid": pid.map_or_else(|| state["pid"].clone(), Into::into),
             "state": state,
         });
         if !self.metadata.is_empty() {
@@ -98,6 +98,16 @@ pub fn load_and_send(load: impl FnOnce() -> nix::Result<i32>, agent: OwnedFd, me
     }
 }
 
+/// Loads the filter by `load`, and sends its descriptor with `message` to the agent, from this very thread: the filter
+/// must not leave that to the agent.
+pub fn load_then_send(load: impl FnOnce() -> nix::Result<i32>, agent: &OwnedFd, message: &[u8]) -> Result<()> {
+    let number = load().map_err(refused)?;
+    inherited(number)
+        .and_then(|descriptor| send_descriptors(agent, message, &[descriptor.as_raw_fd()]))
+        .context(|| "cannot send to the seccomp agent")
+        .map_err(|error| error.pointer(POINTER))
+}
+
 /// The sender's part. What it has, it closes before it says that it is done.
 fn send(exchange: &Exchange, agent: OwnedFd, message: &[u8]) {
     let number = loop {
@@ -120,14 +130,15 @@ mod tests {
 
     #[test]
     fn the_message_is_the_specs() {
-        let listener = Listener { path: "/agent".into(), metadata: "who".to_owned() };
-        let message = listener.message(br#"{"ociVersion":"1.3.0","id":"a","status":"creating","pid":7}"#).unwrap();
+        let listener = Listener { path: "/agent".into(), metadata: "who".to_owned(), hears_itself: false };
+        let message =
+            listener.message(br#"{"ociVersion":"1.3.0","id":"a","status":"creating","pid":7}"#, None).unwrap();
         let message: serde_json::Value = serde_json::from_slice(&message).unwrap();
         assert_eq!(message["fds"], serde_json::json!(["seccompFd"]));
         assert_eq!(message["pid"], 7);
         assert_eq!(message["metadata"], "who");
         assert_eq!(message["state"]["status"], "creating");
-        assert!(listener.message(b"").is_err());
+        assert!(listener.message(b"", None).is_err());
     }
 
     #[test]

@@ -30,6 +30,8 @@ use crate::spec::seccomp as spec;
 use crate::sys::seccomp as sys;
 use profile::flag;
 
+const NOTIFY: &str = "SCMP_ACT_NOTIFY";
+
 /// A filter, ready to be loaded.
 #[derive(Debug)]
 pub struct Seccomp {
@@ -46,6 +48,8 @@ pub struct Seccomp {
 pub struct Listener {
     path: PathBuf,
     metadata: String,
+    /// Whether it is asked about the very calls that send it the filter's descriptor.
+    hears_itself: bool,
 }
 
 /// Reads `linux.seccomp`.
@@ -68,8 +72,12 @@ fn plan_listener(config: &spec::Seccomp, notifies: bool) -> Result<Option<Listen
     if notifies && !has_path {
         return Err(Error::new("SCMP_ACT_NOTIFY needs a listener").pointer("/linux/seccomp/listenerPath"));
     }
-    let listener = || Listener { path: config.listener_path.clone(), metadata: config.listener_metadata.clone() };
-    Ok(notifies.then(listener))
+    let sending = |name: &String| matches!(name.as_str(), "sendmsg" | "close");
+    let mut notifying = config.syscalls.iter().filter(|rule| rule.action == NOTIFY);
+    let hears_itself = config.default_action == NOTIFY
+        || notifying.any(|rule| rule.names.as_ref().is_some_and(|names| names.iter().any(sending)));
+    let (path, metadata) = (config.listener_path.clone(), config.listener_metadata.clone());
+    Ok(notifies.then_some(Listener { path, metadata, hears_itself }))
 }
 
 fn flags(profile: &profile::Profile, has_listener: bool) -> u64 {
@@ -85,15 +93,30 @@ impl Seccomp {
         self.listener.as_ref().map(|listener| listener::connect(&listener.path)).transpose()
     }
 
-    /// Loads the filter into the calling thread; from here on it holds. `state` is the container's, for the agent.
-    pub fn load(&self, agent: Option<OwnedFd>, state: &[u8]) -> Result<()> {
-        let loaded = match (&self.listener, agent) {
+    /// Loads the filter into the calling thread; from here on it holds. `state` is the container's, for the agent;
+    /// `pid` is told to it where the process is not the container's first.
+    pub fn load(&self, agent: Option<OwnedFd>, state: &[u8], pid: Option<i32>) -> Result<()> {
+        match (&self.listener, agent) {
             (Some(listener), Some(agent)) => {
-                return listener::load_and_send(|| self.load_program(), agent, listener.message(state)?);
+                listener::load_and_send(|| self.load_program(), agent, listener.message(state, pid)?)
             }
-            _ => self.load_program(),
-        };
-        loaded.map(drop).map_err(refused)
+            _ => self.load_program().map(drop).map_err(refused),
+        }
+    }
+
+    /// The same in a process that can make no thread: one whose children are to be in another pid namespace.
+    pub fn load_alone(&self, agent: Option<OwnedFd>, state: &[u8]) -> Result<()> {
+        match (&self.listener, agent) {
+            (Some(listener), _) if listener.hears_itself => Err(Error::new(
+                "the seccomp profile leaves sendmsg or close to the agent, which cannot be told of it then",
+            )
+            .pointer("/linux/seccomp")
+            .hint("set noNewPrivileges, which has the filter loaded last")),
+            (Some(listener), Some(agent)) => {
+                listener::load_then_send(|| self.load_program(), &agent, &listener.message(state, None)?)
+            }
+            _ => self.load_program().map(drop).map_err(refused),
+        }
     }
 
     /// Returns the listener's descriptor where the flags ask for one.

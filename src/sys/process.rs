@@ -113,6 +113,25 @@ pub fn close_on_exec_from(first: u32) -> nix::Result<()> {
     unit(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) })
 }
 
+/// Closes every descriptor from `first` on but those `kept`, `close_range(2)`. A kernel that lacks the call closes none:
+/// they are close-on-exec all the same. Nothing may own what is closed.
+pub fn close_all_but(first: i32, kept: &[i32]) {
+    let mut kept: Vec<_> = kept.iter().copied().filter(|number| *number >= first).collect();
+    kept.sort_unstable();
+    let close = |first: i32, last: u32| {
+        // SAFETY: three integers; nothing owns these descriptors, as the caller warrants.
+        unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }
+    };
+    let mut first = first;
+    for number in kept {
+        if number > first {
+            close(first, number as u32 - 1);
+        }
+        first = number + 1;
+    }
+    close(first, u32::MAX);
+}
+
 /// The three capability sets of capset(2), as bit masks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CapabilitySets {

@@ -15,6 +15,8 @@ mod crash;
 mod descriptors;
 mod devices;
 mod events;
+mod exec;
+mod exec_attacks;
 mod exec_failures;
 mod fallbacks;
 mod hooks;

@@ -34,13 +34,13 @@ fn listen(host: &Host, bundle: &mut Bundle<'_>) -> UnixListener {
     UnixListener::bind(&path).unwrap()
 }
 
-fn accept(listener: &UnixListener) -> File {
+pub fn accept(listener: &UnixListener) -> File {
     let (connection, _) = listener.accept().unwrap();
     File::from(inherited(receive(&connection)).unwrap())
 }
 
 /// Everything until the other end is closed, which a terminal tells as an error.
-fn read_all(mut master: File) -> String {
+pub fn read_all(mut master: File) -> String {
     let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
     while let Ok(length @ 1..) = master.read(&mut buffer) {
         text.extend_from_slice(&buffer[..length]);

@@ -135,6 +135,11 @@ impl<'a> Bundle<'a> {
         self.state()["pid"].as_i64().expect("a pid") as i32
     }
 
+    /// The call of `exec` with these flags, then the container's id, then these arguments.
+    pub fn exec(&self, flags: &[&str], command: &[&str]) -> Call {
+        self.host.call(["exec"].iter().chain(flags).chain([&self.id.as_str()]).chain(command))
+    }
+
     #[track_caller]
     pub fn kill(&self, signal: &str) -> Output {
         self.host.kelson(["kill", &self.id, signal])

@@ -29,6 +29,14 @@ impl Output {
         self
     }
 
+    /// Asserts `exec`'s exit code for an error, and `text` in what it said.
+    #[track_caller]
+    pub fn exec_fails_with(self, text: &str) -> Self {
+        assert_eq!(self.code, 255, "{self:?}");
+        assert!(self.stderr.contains(text), "{text:?} is not in {self:?}");
+        self
+    }
+
     /// Asserts kelson's exit code for an error, and `text` in what it said.
     #[track_caller]
     pub fn fails_with(self, text: &str) -> Self {
