@@ -91,7 +91,7 @@ fn refused(path: &Path, errno: Errno) -> Error {
 
 /// Passes on to the children of `place` every controller that it has. What is refused shows when a limit is set.
 fn enable_controllers(place: &Path) {
-    let read = |file: &str| fs::read_to_string(place.join(file)).unwrap_or_default();
+    let read = |file: &str| sys::fs::read_short(&place.join(file)).unwrap_or_default();
     let enabled = read("cgroup.subtree_control");
     let available = read("cgroup.controllers");
     let is_enabled = |name: &str| enabled.split_whitespace().any(|other| other == name);

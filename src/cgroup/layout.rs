@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Context, Error, Result};
-use crate::sys::fs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, file_system_magic};
+use crate::sys::fs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, magic_at};
 
 /// Where every distribution mounts them.
 pub const MOUNT_POINT: &str = "/sys/fs/cgroup";
@@ -61,7 +61,7 @@ impl Layout {
 
 /// Looks at what is mounted.
 pub fn detect() -> Result<Layout> {
-    if magic(Path::new(MOUNT_POINT)) == Some(CGROUP2_SUPER_MAGIC) {
+    if magic_at(Path::new(MOUNT_POINT)) == Ok(CGROUP2_SUPER_MAGIC) {
         let hierarchies = vec![Hierarchy::unified(MOUNT_POINT.into())];
         return Ok(Layout { unified: true, hierarchies });
     }
@@ -71,7 +71,7 @@ pub fn detect() -> Result<Layout> {
         let wanted = if hierarchy.is_unified() { CGROUP2_SUPER_MAGIC } else { CGROUP_SUPER_MAGIC };
         let known = hierarchies.iter().any(|other| other.mount_point == hierarchy.mount_point);
         // Something else may be mounted over it.
-        if !known && magic(&hierarchy.mount_point) == Some(wanted) {
+        if !known && magic_at(&hierarchy.mount_point) == Ok(wanted) {
             hierarchies.push(hierarchy);
         }
     }
@@ -87,12 +87,6 @@ pub fn detect() -> Result<Layout> {
             .hint("mount cgroup2 there, or pass --cgroup-manager disabled"));
     }
     Ok(Layout { unified: false, hierarchies })
-}
-
-fn magic(path: &Path) -> Option<i64> {
-    let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC;
-    let place = crate::sys::fs::open(path, flags).ok()?;
-    file_system_magic(place).ok()
 }
 
 /// A line of `/proc/self/mountinfo`, `proc_pid_mountinfo(5)`, if it is a hierarchy below /sys/fs/cgroup.

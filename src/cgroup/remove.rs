@@ -30,7 +30,11 @@ impl CgroupState {
     /// Removes the directories above that were made for this container or one that it shares them with, up to the
     /// first that others still use.
     fn remove_above(&self, directory: &Path) {
-        let is_ours = |place: &&Path| self.made_above.iter().any(|made| made == place) || is_marked(place);
+        // `/sys/fs/cgroup`, or a directory in it.
+        let root = if self.unified { 4 } else { 5 };
+        let is_ours = |place: &&Path| {
+            place.components().count() > root && (self.made_above.iter().any(|made| made == place) || is_marked(place))
+        };
         let is_gone = |place: &Path| matches!(rmdir(place), Ok(()) | Err(Errno::ENOENT));
         let _ = directory.ancestors().skip(1).take_while(is_ours).all(is_gone);
     }

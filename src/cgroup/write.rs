@@ -5,12 +5,13 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 
 use super::layout::Hierarchy;
 use super::resources::Write;
 use crate::error::{Context, Error, Result};
+use crate::sys::fs::open;
 
 /// Files with a line for each device and the like: what a new line says that undoes one.
 const LINES: &[(&str, &str)] = &[
@@ -40,8 +41,7 @@ pub struct Cgroup<'a> {
 
 impl<'a> Cgroup<'a> {
     pub fn open(path: &'a Path, hierarchy: &'a Hierarchy) -> Result<Self> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let directory = open(path, flags, Mode::empty()).on_path("cannot open the cgroup", path)?;
+        let directory = open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY).on_path("cannot open the cgroup", path)?;
         Ok(Self { directory, path, hierarchy })
     }
 

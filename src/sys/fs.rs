@@ -28,9 +28,28 @@ pub fn file_system_magic(file: impl AsFd) -> nix::Result<i64> {
     }
 }
 
+/// The magic number of the file system that is at `path`, statfs(2).
+pub fn magic_at(path: &Path) -> nix::Result<i64> {
+    let mut statfs = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    path.with_nix_path(|path| {
+        // SAFETY: the path is NUL-terminated, and the buffer has the size of a statfs and is read only after success.
+        unsafe {
+            unit(libc::statfs(path.as_ptr(), statfs.as_mut_ptr()).into())?;
+            Ok(statfs.assume_init().f_type as i64)
+        }
+    })?
+}
+
 /// Opens `path` close-on-exec: what openat(2) does in one call, musl's open takes two for.
 pub fn open<P: NixPath + ?Sized>(path: &P, flags: OFlag) -> nix::Result<OwnedFd> {
     openat(AT_FDCWD, path, flags | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+/// The text of a short file of the kernel's: in one read(2), as those come.
+pub fn read_short<P: NixPath + ?Sized>(path: &P) -> nix::Result<String> {
+    let mut bytes = [0; 1024];
+    let length = nix::unistd::read(open(path, OFlag::O_RDONLY)?, &mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes[..length]).into_owned())
 }
 
 /// The absolute path of what is at `path`, without symbolic links: `realpath(3)`, without its allocations.

@@ -27,7 +27,7 @@ impl Made {
         let made: Vec<_> = hierarchies().iter().map(|hierarchy| hierarchy.join(path)).collect();
         for directory in &made {
             fs::create_dir(directory).unwrap();
-            for file in ["cpuset.cpus", "cpuset.mems"] {
+            for file in ["cpuset.cpus", "cpuset.mems"].into_iter().filter(|_| !View::current().is_v2()) {
                 if let Ok(text) = fs::read_to_string(directory.join("..").join(file)) {
                     fs::write(directory.join(file), text.trim()).unwrap();
                 }

@@ -87,7 +87,12 @@ fn changes_only(host: &Host, bundle: &Bundle, flags: &[&str], wanted: &[(&str, &
     let before = limits(bundle);
     host.kelson([&["update", &bundle.id], flags].concat()).ok();
     let wanted: BTreeMap<_, _> = wanted.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
-    assert_eq!(changes(&before, &limits(bundle)), wanted, "{flags:?}");
+    let mut found = changes(&before, &limits(bundle));
+    if found.get("cpu.idle").is_some_and(|idle| idle == "1") {
+        // Each kernel shows another weight of an idle cgroup.
+        found.retain(|file, _| !matches!(&**file, "cpu.shares" | "cpu.weight"));
+    }
+    assert_eq!(found, wanted, "{flags:?}");
 }
 
 #[test]
@@ -121,7 +126,7 @@ fn each_flag_changes_its_limit_and_no_other() {
         }
         changes_only(&host, &bundle, &[flag, value], &[(file, text)]);
     }
-    changes_only(&host, &bundle, &["--cpu-idle", "1"], &[("cpu.idle", "1"), ("cpu.shares", "3")]);
+    changes_only(&host, &bundle, &["--cpu-idle", "1"], &[("cpu.idle", "1")]);
     changes_only(
         &host,
         &bundle,
@@ -180,7 +185,7 @@ fn v2s_limits_change() {
         ("cpu", &["--cpu-burst", "0"], &[("cpu.max.burst", "0")]),
         ("cpu", &["--cpu-quota", "-1"], &[("cpu.max", "max 50000")]),
         ("cpu", &["--cpu-share", "2048"], &[("cpu.weight", "174")]),
-        ("cpu", &["--cpu-idle", "1"], &[("cpu.idle", "1"), ("cpu.weight", "0")]),
+        ("cpu", &["--cpu-idle", "1"], &[("cpu.idle", "1")]),
         ("cpu", &["--cpu-idle", "0", "--cpu-share", "1024"], &[("cpu.idle", "0"), ("cpu.weight", "100")]),
         ("cpuset", &["--cpuset-cpus", "0"], &[("cpuset.cpus", "0")]),
         ("pids", &["--pids-limit", "10"], &[("pids.max", "10")]),
