@@ -10,6 +10,7 @@ use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use crate::cgroup::systemd::Starting;
 use crate::cgroup::{CgroupState, Cgroups};
 use crate::destroy::destroy;
 use crate::error::{Context, Error, Result};
@@ -120,6 +121,7 @@ fn make(
     plan.cgroup.check_unused().map_err(|error| error.step("cgroup"))?;
     state.cgroup = plan.cgroup.state();
     container.save(state)?;
+    let mut scope = plan.cgroup.connect().map_err(|error| error.step("cgroup"))?;
     let cgroups = plan.cgroup.make(plan.namespaces.needs_stage()).map_err(|error| error.step("cgroup"))?;
     let (ours, theirs) = Wire::pair()?;
     let pidfd_socket = request.pidfd_socket.as_deref().map(tty::connect).transpose()?;
@@ -134,16 +136,26 @@ fn make(
     drop(inherited);
 
     state.init = Some(Init::of(pid.as_raw()));
+    if let Some(scope) = &mut scope {
+        enter_scope(plan, pid, scope, state)?;
+    }
     if plan.namespaces.needs_stage() {
+        if plan.waits_for_scope() {
+            ours.send(&Message::Go)?;
+        }
         pid = follow_stage(plan, pid, &ours, &state.cgroup)?;
         drop(awaited);
         pidfd = pidfd_open(pid).ok();
         awaited = Awaited::new(pidfd.as_ref());
         state.init = Some(Init::of(pid.as_raw()));
         plan.cgroup.limit_processes().map_err(|error| error.step("cgroup"))?;
-    } else if plan.namespaces.has_new(libc::CLONE_NEWUSER as u64) {
-        namespace::write_id_maps(&plan.namespaces, pid).map_err(|error| error.step("id maps"))?;
-        ours.send(&Message::Go)?;
+    } else {
+        if plan.namespaces.has_new(libc::CLONE_NEWUSER as u64) {
+            namespace::write_id_maps(&plan.namespaces, pid).map_err(|error| error.step("id maps"))?;
+        }
+        if plan.init_waits_for_go() {
+            ours.send(&Message::Go)?;
+        }
     }
     set_from_outside(plan, pid, state)?;
     let now = starts_now(plan, request);
@@ -175,6 +187,20 @@ fn make(
 fn starts_now(plan: &Plan, request: &Request) -> bool {
     let has_terminal = plan.process.as_ref().is_some_and(|process| process.terminal);
     request.at_once && !has_terminal && !plan.hooks.are_needed_by_init() && !is_set_from_outside(plan)
+}
+
+/// Has systemd make the container's scope around its first process, which waits.
+fn enter_scope(plan: &Plan, pid: Pid, scope: &mut Starting, state: &mut State) -> Result<()> {
+    let entered = scope
+        .request(pid.as_raw())
+        .and_then(|()| plan.cgroup.finish_scope(scope, pid.as_raw(), plan.namespaces.needs_stage()));
+    match (&entered, &mut state.cgroup.scope) {
+        (Ok(()), Some(scope)) => scope.was_there = true,
+        // Nothing was made; a unit of this name that is there is another's.
+        (Err(_), _) if !scope.is_ours() => state.cgroup = CgroupState::default(),
+        _ => {}
+    }
+    entered.map_err(|error| error.step("cgroup"))
 }
 
 /// Everything of the host that init needs, opened while this process still sees the host.

@@ -100,7 +100,7 @@ fn begin(plan: &Plan, inherited: &mut Inherited) -> Result<()> {
     sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong)
         .context(|| "cannot ask to end with the runtime")?;
     cgroup::join(&std::mem::take(&mut inherited.cgroup_files))?;
-    if plan.namespaces.has_new(libc::CLONE_NEWUSER as u64) && !plan.namespaces.needs_stage() {
+    if plan.init_waits_for_go() {
         inherited.wire.wait_for_go()?;
     }
     sys::prctl(libc::PR_SET_DUMPABLE, 0).context(|| "cannot become untraceable")?;
@@ -279,6 +279,9 @@ fn try_stage(plan: &Plan, inherited: &mut Inherited) -> Result<Forked> {
     close_lock(inherited);
     sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong)
         .context(|| "cannot ask to end with the runtime")?;
+    if plan.waits_for_scope() {
+        inherited.wire.wait_for_go()?;
+    }
     cgroup::join(&std::mem::take(&mut inherited.cgroup_files))?;
     // With the host's privileges first: inside the user namespace some could not be joined any more.
     let (user, others): (Vec<_>, Vec<_>) =

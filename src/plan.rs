@@ -66,7 +66,7 @@ pub fn plan(spec: &Spec, id: &str, bundle: &Path, settings: &Settings) -> Result
         namespace: namespaces.joined(libc::CLONE_NEWUSER as u64).map(|join| join.path.clone()),
         ..IdMap::new(&linux.uid_mappings, &linux.gid_mappings)
     });
-    let mut cgroup = cgroup::plan(linux, id, settings.manager)?;
+    let mut cgroup = cgroup::plan(linux, &spec.annotations, id, settings.manager)?;
     let keyring = if settings.no_new_keyring { None } else { Some(confinement::keyring_name(id)?) };
     let confinement = confinement::plan(spec.process.as_ref(), linux, keyring, namespaces.has_user())?;
     let mounts = plan_mounts(spec, bundle, &confinement.labels.mount_label, container_map.as_ref())?;
@@ -100,6 +100,17 @@ impl Plan {
     /// Whether init has to know the container's state: for its hooks, or for an agent that seccomp leaves calls to.
     pub fn init_needs_state(&self) -> bool {
         self.hooks.are_needed_by_init() || self.confinement.has_agent()
+    }
+
+    /// Whether the first process waits until systemd has put it into its cgroup.
+    pub fn waits_for_scope(&self) -> bool {
+        self.cgroup.scope.is_some()
+    }
+
+    /// Whether init, if it is the first process, waits for the runtime before it does anything.
+    pub fn init_waits_for_go(&self) -> bool {
+        !self.namespaces.needs_stage()
+            && (self.waits_for_scope() || self.namespaces.has_new(libc::CLONE_NEWUSER as u64))
     }
 
     /// Whether init could not clone the sources of bind mounts itself: it may lack the rights in a user namespace, and

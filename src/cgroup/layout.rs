@@ -140,9 +140,9 @@ fn own_cgroups() -> Result<String> {
     fs::read_to_string("/proc/self/cgroup").on_path("cannot read", "/proc/self/cgroup")
 }
 
-/// The directory, relative to the mount point, below which a relative path lies.
-fn base_for(hierarchy: &Hierarchy, own: &str, unified: bool) -> PathBuf {
-    let path = own.lines().find_map(|line| {
+/// The cgroup, relative to the hierarchy's root, that a text such as `/proc/self/cgroup` has for it.
+pub fn cgroup_in<'a>(hierarchy: &Hierarchy, text: &'a str) -> &'a Path {
+    let path = text.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
         let (controllers, path) = (fields.next()?, fields.next()?);
         let mut names = controllers.split(',').filter(|name| !name.is_empty());
@@ -153,7 +153,12 @@ fn base_for(hierarchy: &Hierarchy, own: &str, unified: bool) -> PathBuf {
         is_it.then_some(path)
     });
     let path = Path::new(path.unwrap_or("/"));
-    let path = path.strip_prefix("/").unwrap_or(path);
+    path.strip_prefix("/").unwrap_or(path)
+}
+
+/// The directory, relative to the mount point, below which a relative path lies.
+fn base_for(hierarchy: &Hierarchy, own: &str, unified: bool) -> PathBuf {
+    let path = cgroup_in(hierarchy, own);
     // Outside its own cgroup namespace a path begins with `..`.
     if path.components().any(|component| component == Component::ParentDir) {
         return PathBuf::new();

@@ -14,11 +14,13 @@ pub mod owner;
 pub mod processes;
 mod remove;
 pub mod resources;
+mod scope;
 pub mod stats;
+pub mod systemd;
 pub mod update;
 mod write;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -32,6 +34,7 @@ use crate::spec::{Linux, Resources};
 use crate::sys::process::{Forked, clone, clone_classic};
 use layout::Layout;
 use resources::Write;
+use systemd::{Scope, ScopePlan};
 use write::Cgroup;
 
 /// Who makes the cgroups.
@@ -41,6 +44,8 @@ pub enum Manager {
     /// kelson itself, through the file system.
     #[default]
     Cgroupfs,
+    /// The manager of units, as a scope of its.
+    Systemd,
     /// Nobody: the container stays in the caller's cgroup.
     Disabled,
 }
@@ -59,6 +64,8 @@ pub struct CgroupPlan {
     pub devices: Vec<devices::Rule>,
     /// Whose the cgroup is to be on v2, if not the runtime's.
     pub owner: Option<u32>,
+    /// With the systemd driver.
+    pub scope: Option<ScopePlan>,
 }
 
 /// What state.json keeps of the cgroups.
@@ -77,10 +84,13 @@ pub struct CgroupState {
     /// Those of the container's own, and below them, that somebody else made before: they stay.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub found: BTreeSet<PathBuf>,
+    /// With the systemd driver.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Scope>,
 }
 
-/// Reads `cgroupsPath` and `resources`, for the hierarchies of this host.
-pub fn plan(linux: &Linux, id: &str, manager: Manager) -> Result<CgroupPlan> {
+/// Reads `cgroupsPath`, `resources` and the annotations about systemd, for the hierarchies of this host.
+pub fn plan(linux: &Linux, annotations: &BTreeMap<String, String>, id: &str, manager: Manager) -> Result<CgroupPlan> {
     let resources = linux.resources.clone();
     let devices = devices::plan(&resources.devices)?;
     if manager == Manager::Disabled {
@@ -92,9 +102,14 @@ pub fn plan(linux: &Linux, id: &str, manager: Manager) -> Result<CgroupPlan> {
     }
     let layout = layout::detect()?;
     let writes = resources::plan(&resources, &layout)?;
-    let path = Path::new(if linux.cgroups_path.is_empty() { id } else { &linux.cgroups_path });
-    let directories = layout::container_directories(&layout, path).map_err(|e| e.pointer("/linux/cgroupsPath"))?;
-    Ok(CgroupPlan { manager, layout, directories, resources, writes, devices, owner: None })
+    let (directories, scope) = if manager == Manager::Systemd {
+        let scope = systemd::plan(&linux.cgroups_path, annotations, id, is_rootless(), &writes)?;
+        (scope.directories(&layout)?, Some(scope))
+    } else {
+        let path = Path::new(if linux.cgroups_path.is_empty() { id } else { &linux.cgroups_path });
+        (layout::container_directories(&layout, path).map_err(|e| e.pointer("/linux/cgroupsPath"))?, None)
+    };
+    Ok(CgroupPlan { manager, layout, directories, resources, writes, devices, owner: None, scope })
 }
 
 /// The container's cgroups, made and open.
@@ -116,9 +131,14 @@ impl CgroupPlan {
             manager: self.manager,
             unified: self.layout.unified,
             directories: self.directories.clone(),
-            made_above: directory::missing_above(&self.layout, &self.directories),
+            // Slices are systemd's.
+            made_above: match self.scope {
+                Some(_) => Vec::new(),
+                None => directory::missing_above(&self.layout, &self.directories),
+            },
             resources: self.resources.clone(),
             found: directory::already_there(&self.directories),
+            scope: self.scope.as_ref().map(ScopePlan::state),
         }
     }
 
@@ -128,8 +148,12 @@ impl CgroupPlan {
     }
 
     /// Makes the cgroups, writes the limits, and opens what joining them takes. With `more` processes to come than
-    /// the first, their number is left to [`Self::limit_processes`].
+    /// the first, their number is left to [`Self::limit_processes`]. A scope is made when there is a process to make it
+    /// around.
     pub fn make(&self, more: bool) -> Result<Cgroups> {
+        if self.scope.is_some() {
+            return Ok(Cgroups::default());
+        }
         match self.try_make(more) {
             // Without privileges and without limits, a cgroup that cannot be made is done without, as runc does.
             Err(error) if self.writes.is_empty() && is_no_permission(&error) && is_rootless() => Ok(Cgroups::default()),
@@ -197,7 +221,7 @@ impl Cgroups {
 }
 
 /// Whether this is not the host's root: another user, or a user namespace that does not have all ids.
-fn is_rootless() -> bool {
+pub fn is_rootless() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let all_ids = map.split_whitespace().eq(["0", "0", "4294967295"]);
     !nix::unistd::geteuid().is_root() || !all_ids

@@ -20,6 +20,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 impl CgroupState {
     /// Removes the container's cgroups and what was made for them, killing what is still inside.
     pub fn remove(&self) -> Result<()> {
+        self.stop_scope();
         for directory in &self.directories {
             self.empty(directory)?;
         }

@@ -3,6 +3,7 @@
 use super::devices;
 use super::layout::{Hierarchy, Layout};
 use super::resources::{self, Write, merge::merge};
+use super::systemd::Scope;
 use super::write::Cgroup;
 use super::{CgroupState, Manager};
 use crate::error::{Error, Result};
@@ -15,6 +16,8 @@ pub struct Update<'a> {
     /// What brings back what was.
     previous: Vec<Write>,
     devices: Option<Vec<devices::Rule>>,
+    /// Systemd is told too, so that it does not undo it.
+    scope: Option<&'a Scope>,
     /// All of the container's resources once the change is made.
     pub merged: Resources,
 }
@@ -29,7 +32,8 @@ impl CgroupState {
         let writes = resources::plan_update(asked, &merged, layout)?;
         let rules = devices::plan(&asked.devices)?;
         let cgroups = layout.hierarchies.iter().map(|hierarchy| self.open(hierarchy)).collect::<Result<Vec<_>>>()?;
-        let mut update = Update { cgroups, writes, previous: Vec::new(), devices: None, merged };
+        let scope = self.scope.as_ref();
+        let mut update = Update { cgroups, writes, previous: Vec::new(), devices: None, scope, merged };
         update.devices = (!rules.is_empty()).then_some(rules);
         update.check_memory()?;
         Ok(update)
@@ -74,12 +78,16 @@ impl Update<'_> {
     pub fn write(&mut self) -> Result<()> {
         let cgroups = self.cgroups.iter().enumerate();
         self.previous = cgroups.flat_map(|(index, cgroup)| cgroup.previous(self.of(index))).collect();
-        let written = self.cgroups.iter().enumerate().try_for_each(|(index, cgroup)| cgroup.write(self.of(index)));
+        // Systemd first: what it rounds is exact afterwards.
+        let told = self.scope.map_or(Ok(()), |scope| scope.update(&self.writes));
+        let write = |(index, cgroup): (usize, &Cgroup<'_>)| cgroup.write(self.of(index));
+        let written = told.and_then(|()| self.cgroups.iter().enumerate().try_for_each(write));
         written.map_err(|error| self.undone(error))
     }
 
     /// Gets back to the limits before [`Self::write`], and says of `error` if that cannot be.
     pub fn undone(&self, error: Error) -> Error {
+        let told = self.scope.map_or(Ok(()), |scope| scope.update(&self.previous));
         let cgroups = self.cgroups.iter().enumerate();
         let changed: Vec<_> = cgroups
             .flat_map(|(index, cgroup)| {
@@ -87,6 +95,10 @@ impl Update<'_> {
                 cgroup.restore(&previous)
             })
             .collect();
+        let error = match told {
+            Err(unknown) => error.hint(unknown.to_string()),
+            Ok(()) => error,
+        };
         if changed.is_empty() {
             return error;
         }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::state::to_json;
 use super::{Global, Verb};
+use crate::cgroup::systemd::UNSAFE_ANNOTATIONS;
 use crate::error::Result;
 use crate::mount::options;
 use crate::process::capability;
@@ -38,10 +39,11 @@ fn features() -> Value {
         "ociVersionMax": VERSION_MAX,
         "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
         "mountOptions": options::names(),
+        "potentiallyUnsafeConfigAnnotations": UNSAFE_ANNOTATIONS,
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": capability::NAMES.as_slice(),
-            "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
+            "cgroup": {"v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": true},
             "seccomp": {
                 "enabled": true,
                 "actions": profile::ACTIONS.map(|(name, _)| name),

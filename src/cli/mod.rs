@@ -25,7 +25,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser};
 
-use crate::cgroup::Manager;
+use crate::cgroup::{Manager, is_rootless};
 use crate::error::{Error, Result};
 use crate::log;
 use crate::seal;
@@ -49,10 +49,10 @@ pub struct Global {
     /// Level of the log: debug, info, warning or error
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
-    /// Make cgroups through systemd (not supported by this version)
+    /// Make cgroups through systemd: --cgroup-manager systemd
     #[arg(long)]
     systemd_cgroup: bool,
-    /// Who makes cgroups: cgroupfs or disabled
+    /// Who makes cgroups: cgroupfs, systemd or disabled
     #[arg(long, value_name = "MANAGER")]
     cgroup_manager: Option<String>,
     /// Whether cgroups may be missing: true, false or auto
@@ -174,9 +174,9 @@ impl Global {
         if let Some(root) = &self.root {
             return std::path::absolute(root).unwrap_or_else(|_| root.clone());
         }
-        let is_root = nix::unistd::geteuid().is_root();
-        // Inside a user namespace everybody is root; $USER still tells who is not.
-        let is_user = !is_root || std::env::var("USER").is_ok_and(|user| !matches!(user.as_str(), "" | "root"));
+        // Inside a user namespace everybody is root; as with runc, one who is not called so is a user.
+        let is_named_root = || std::env::var("USER").is_ok_and(|user| user == "root");
+        let is_user = !nix::unistd::geteuid().is_root() || is_rootless() && !is_named_root();
         match std::env::var_os("XDG_RUNTIME_DIR") {
             Some(directory) if is_user && !directory.is_empty() => PathBuf::from(directory).join(NAME),
             _ => PathBuf::from("/run").join(NAME),
@@ -186,14 +186,11 @@ impl Global {
     /// Who makes the cgroups of a new container.
     fn manager(&self) -> Result<Manager> {
         match (self.systemd_cgroup, self.cgroup_manager.as_deref()) {
-            (true, None) | (_, Some("systemd")) => Err(Error::new(
-                "the systemd cgroup driver is not supported by this version of kelson",
-            )
-            .hint("use the cgroupfs driver: podman --cgroup-manager=cgroupfs, containerd SystemdCgroup = false")),
+            (true, None) | (_, Some("systemd")) => Ok(Manager::Systemd),
             (_, None | Some("cgroupfs")) => Ok(Manager::Cgroupfs),
             (_, Some("disabled")) => Ok(Manager::Disabled),
             (_, Some(other)) => {
-                Err(Error::new(format!("unknown cgroup manager {other:?}")).hint("cgroupfs or disabled"))
+                Err(Error::new(format!("unknown cgroup manager {other:?}")).hint("cgroupfs, systemd or disabled"))
             }
         }
     }

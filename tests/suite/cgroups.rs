@@ -240,18 +240,6 @@ fn without_a_cgroup_manager_the_container_stays_where_the_caller_is() {
     bundle.run().fails_with("cgroups disabled");
 }
 
-#[test]
-fn the_systemd_driver_is_refused_until_it_is_there() {
-    let host = Host::new();
-    let mut bundle = host.bundle();
-    bundle.global_flags = vec!["--systemd-cgroup".into()];
-    bundle.run().fails_with("systemd cgroup driver is not supported");
-    // After a shim's death the flag is missing, or there too much.
-    bundle.global_flags.clear();
-    bundle.create().ok();
-    host.kelson(["--systemd-cgroup", "delete", "--force", &bundle.id]).ok();
-}
-
 /// What the container sees below /sys/fs/cgroup where the hierarchy with `pids` is.
 fn place() -> &'static str {
     if View::current().is_v2() { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/pids" }

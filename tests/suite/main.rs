@@ -40,6 +40,7 @@ mod rootless;
 mod run;
 mod seccomp;
 mod seccomp_tool;
+mod systemd;
 mod terminal;
 mod update;
 mod user_namespaces;

@@ -13,7 +13,7 @@ const UID: u32 = 1000;
 const DROP: [&str; 5] = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "--inh-caps=-all"];
 
 /// A bundle of the user's, with the config.json that `spec --rootless` writes for it.
-fn bundle_of_user(host: &Host) -> Bundle<'_> {
+pub fn bundle_of_user(host: &Host) -> Bundle<'_> {
     let mut bundle = host.bundle();
     bundle.wrapper = DROP.map(Into::into).to_vec();
     let directory = host.temp.join(format!("{}-spec", bundle.id));
