@@ -50,7 +50,7 @@ fn kelson(name: &str, devices: &str) {
         "hugepageLimits":[{{"pageSize":"2MB","limit":4194304}}]}}}}"#
     );
     let linux: Linux = parse(json.as_bytes()).unwrap();
-    let plan = cgroup::plan(&linux, name, Manager::Cgroupfs).unwrap();
+    let plan = cgroup::plan(&linux, &std::collections::BTreeMap::new(), name, Manager::Cgroupfs).unwrap();
     plan.check_unused().unwrap();
     let state = plan.state();
     drop(black_box(plan.make(false).unwrap()));

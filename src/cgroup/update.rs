@@ -78,7 +78,7 @@ impl Update<'_> {
     pub fn write(&mut self) -> Result<()> {
         let cgroups = self.cgroups.iter().enumerate();
         self.previous = cgroups.flat_map(|(index, cgroup)| cgroup.previous(self.of(index))).collect();
-        // Systemd first: what it rounds is exact afterwards.
+        // Systemd first, which may refuse.
         let told = self.scope.map_or(Ok(()), |scope| scope.update(&self.writes));
         let write = |(index, cgroup): (usize, &Cgroup<'_>)| cgroup.write(self.of(index));
         let written = told.and_then(|()| self.cgroups.iter().enumerate().try_for_each(write));

@@ -218,11 +218,8 @@ impl Scope {
             let body = [Value::text(&self.unit), Value::Bool(true), pairs(&properties)];
             let serial = bus.send("SetUnitProperties", &body)?;
             match bus.answer(serial)? {
-                // It writes them once it has answered, and before it hears the next question.
-                Ok(_) => {
-                    let next = bus.send("GetUnit", &[Value::text(&self.unit)])?;
-                    return bus.answer(next).map(drop);
-                }
+                // It may write them, rounded to its units, a moment later.
+                Ok(_) => return Ok(()),
                 Err(refusal) if drop_unknown(&mut properties, &refusal) => {}
                 Err(refusal) => return Err(refusal.into_error(&format!("new limits for {}", self.unit))),
             }
