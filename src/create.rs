@@ -1,5 +1,6 @@
 //! The parent's side of a container's start, in the order it runs (DESIGN: "The story of a container").
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use crate::destroy::destroy;
 use crate::error::{Context, Error, Result};
 use crate::init::{self, Inherited, Start};
 use crate::mount::source;
+use crate::notify::Proxy;
 use crate::plan::{self, Plan, Settings};
 use crate::safepath::{Procfs, descriptor_path};
 use crate::spec::Spec;
@@ -23,7 +25,7 @@ use crate::state::{Container, Init, START_SOCKET, State, Status, Store};
 use crate::sys::interrupt::{self, Awaited};
 use crate::sys::process::{Forked, pidfd_open};
 use crate::wire::{Message, Wire, send_descriptors};
-use crate::{hook, log, namespace, netdev, process, rdt, rootfs, sys, tty};
+use crate::{hook, log, namespace, netdev, notify, process, rdt, rootfs, sys, tty};
 
 /// What the caller asks for.
 #[derive(Debug, Default)]
@@ -36,6 +38,8 @@ pub struct Request {
     pub pidfd_socket: Option<PathBuf>,
     /// How many descriptors from 3 on the program gets.
     pub preserve_fds: u32,
+    /// The value of NOTIFY_SOCKET: with it the container gets a socket of its own, for notifications.
+    pub manager: Option<OsString>,
     /// Variables that the runtime adds: `LISTEN_FDS` and its like.
     pub extra_env: Vec<String>,
     /// Whether the program is to be started by this process, and not by a later `start`.
@@ -53,6 +57,8 @@ pub struct Created {
     pub wire: Option<Wire>,
     /// Where a foreground `run` receives the terminal.
     pub terminal: Option<OwnedFd>,
+    /// The container's notifications, where it was made to be started by this process.
+    pub notifications: Option<Proxy>,
 }
 
 /// Makes a container. On failure nothing is left.
@@ -63,15 +69,21 @@ pub fn create(store: &Store, request: &Request) -> Result<Created> {
     if let Some(process) = &mut spec.process {
         process.env.extend(request.extra_env.iter().cloned());
     }
+    if request.manager.is_some() {
+        notify::add_to(&mut spec, &store.directory(&request.id))?;
+    }
     let plan = plan::plan(&spec, &request.id, &bundle, &request.settings)?;
     let has_terminal = plan.process.as_ref().is_some_and(|process| process.terminal);
     let (terminal, console) = tty::console(has_terminal, request.console_socket.as_deref(), request.detached)?;
     interrupt::catch();
     let container = store.reserve(&request.id)?;
     let mut state = first_state(&request.id, bundle, spec, &plan);
-    let made = container.keep_config(&config).and_then(|()| make(&container, &mut state, &plan, request, console));
+    let made = container
+        .keep_config(&config)
+        .and_then(|()| prepare_notifications(&container, request))
+        .and_then(|notifications| Ok((make(&container, &mut state, &plan, request, console)?, notifications)));
     match made.and_then(|made| check_interrupt().map(|()| made)) {
-        Ok((pid, wire)) => Ok(Created { container, state, pid, wire, terminal }),
+        Ok(((pid, wire), notifications)) => Ok(Created { container, state, pid, wire, terminal, notifications }),
         Err(error) => {
             interrupt::hold();
             let error = check_interrupt().err().unwrap_or(error);
@@ -107,6 +119,13 @@ fn first_state(id: &str, bundle: PathBuf, spec: Spec, plan: &Plan) -> State {
         has_process: plan.process.as_ref().is_some_and(|process| !process.args.is_empty()),
         ..State::new(id)
     }
+}
+
+/// Makes the directory of the container's socket for notifications; the socket itself with the start.
+fn prepare_notifications(container: &Container, request: &Request) -> Result<Option<Proxy>> {
+    let Some(manager) = &request.manager else { return Ok(None) };
+    notify::make_directory(&container.path)?;
+    if request.at_once { Proxy::open(&container.path, manager) } else { Ok(None) }
 }
 
 fn make(
@@ -356,12 +375,12 @@ fn died(pid: Pid, cgroup: &CgroupState) -> Error {
 
 fn send_pidfd(socket: &OwnedFd, pid: Pid) -> Result<()> {
     let pidfd = pidfd_open(pid).context(|| "cannot open a descriptor of the container's process")?;
-    send_descriptors(socket, b"pidfd", &[pidfd.as_raw_fd()]).context(|| "cannot send to the pidfd socket")
+    send_descriptors(socket, b"standard", &[pidfd.as_raw_fd()]).context(|| "cannot send to the pidfd socket")
 }
 
 /// Writes the pid file, whole or not at all: engines read it as soon as it is there.
 pub fn write_pid_file(path: &Path, pid: Pid) -> Result<()> {
-    let mut name = std::ffi::OsString::from(".");
+    let mut name = OsString::from(".");
     name.push(path.file_name().ok_or_else(|| Error::new("the pid file needs a name").path(path))?);
     let new = path.with_file_name(name);
     fs::write(&new, pid.to_string()).and_then(|()| fs::rename(&new, path)).on_path("cannot write the pid file", path)

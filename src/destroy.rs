@@ -5,7 +5,7 @@ use nix::unistd::Pid;
 use crate::error::Result;
 use crate::state::{Container, State, Status};
 use crate::sys::process::kill;
-use crate::{hook, log, rdt, rootfs};
+use crate::{hook, log, notify, rdt, rootfs};
 
 /// Removes a container: processes, cgroups, resource groups, its directory; then the poststop hooks. Can be
 /// repeated after it was interrupted.
@@ -23,6 +23,7 @@ pub fn destroy(container: &Container, state: &State) -> Result<()> {
     if let Some(group) = &state.rdt {
         rdt::remove(group)?;
     }
+    notify::remove_directory(&container.path)?;
     container.remove()?;
     // "If any poststop hook fails, the runtime MUST log a warning, but the remaining hooks and lifecycle continue".
     for warning in hook::run_each("poststop", &state.poststop, &state.to_oci(Status::Stopped)) {

@@ -1,14 +1,17 @@
 //! The foreground of `run` and `exec`: signals and the terminal passed on to a process until it ends.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{Stdin, Stdout};
+use std::os::fd::OwnedFd;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollFlags;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpid};
 
 use crate::error::{Context, Result};
+use crate::notify::Proxy;
+use crate::sys::poll::{Place, poll};
 use crate::sys::process::{inherited, kill};
 use crate::tty::Relay;
 use crate::wire::receive_descriptor;
@@ -17,6 +20,9 @@ use crate::wire::receive_descriptor;
 pub struct Foreground {
     signals: SignalFd,
     relay: Option<Relay>,
+    /// What the process says of itself to the caller's service manager.
+    pub notifications: Option<Proxy>,
+    streams: (Stdin, Stdout),
 }
 
 impl Foreground {
@@ -27,7 +33,7 @@ impl Foreground {
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&blocked), None).context(|| "cannot block signals")?;
         let signals = SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .context(|| "cannot watch for signals")?;
-        Ok(Self { signals, relay: None })
+        Ok(Self { signals, relay: None, notifications: None, streams: (std::io::stdin(), std::io::stdout()) })
     }
 
     /// Takes the terminal's master, if the process has sent one; its end of the socket is closed by now.
@@ -43,23 +49,33 @@ impl Foreground {
     /// loop allocates: a process may run for years.
     pub fn wait(mut self, pid: Pid) -> i32 {
         loop {
-            let open = match &mut self.relay {
-                Some(relay) => relay.turn(&self.signals),
-                None => {
-                    let _ = poll(&mut [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
-                    true
-                }
-            };
-            if !open {
-                // The process closed its terminal; it may go on without.
+            let ready = self.pause();
+            if let Some(notifications) = &self.notifications {
+                // The manager goes on to watch this process, which ends with the container.
+                notifications.pass_on(getpid());
+            }
+            if self.relay.as_mut().is_some_and(|relay| !relay.turn(ready)) {
+                // Nobody takes the output; the container may go on without.
                 self.relay = None;
             }
             self.pass_signals_on(pid);
             if let Some(code) = reap(pid) {
-                self.relay.iter().for_each(Relay::finish);
-                return code;
+                return self.finish(code);
             }
         }
+    }
+
+    /// Waits until something is to be done; what is ready of the relay's places.
+    fn pause(&self) -> [bool; 3] {
+        let relay = self.relay.as_ref();
+        let nothing = || [(); 3].map(|()| Place::new(None::<&OwnedFd>, PollFlags::empty()));
+        let [master, input, output] = relay.map_or_else(nothing, |relay| relay.places(&self.streams));
+        let signals = Place::new(Some(&self.signals), PollFlags::POLLIN);
+        let notifications = Place::new(self.notifications.as_ref(), PollFlags::POLLIN);
+        let mut places = [master, input, output, signals, notifications];
+        let _ = poll(&mut places, relay.map_or(-1, Relay::patience));
+        let [master, input, output, ..] = places.map(|place| place.is_ready());
+        [master, input, output]
     }
 
     fn pass_signals_on(&self, pid: Pid) {
@@ -72,6 +88,19 @@ impl Foreground {
                 }
             }
         }
+    }
+
+    /// Passes the last of what the process wrote on.
+    fn finish(&mut self, code: i32) -> i32 {
+        if let Some(notifications) = &self.notifications {
+            notifications.pass_on(getpid());
+        }
+        let is_to_end = |signal: i32| matches!(signal, libc::SIGHUP | libc::SIGINT | libc::SIGQUIT | libc::SIGTERM);
+        let signals = &self.signals;
+        if let Some(relay) = &mut self.relay {
+            relay.finish(|| matches!(signals.read_signal(), Ok(Some(signal)) if is_to_end(signal.ssi_signo as i32)));
+        }
+        code
     }
 }
 

@@ -21,6 +21,7 @@ pub mod lsm;
 pub mod mount;
 pub mod namespace;
 pub mod netdev;
+pub mod notify;
 pub mod numa;
 pub mod plan;
 pub mod process;

@@ -1,5 +1,6 @@
 //! What happens to a container that exists: start, kill, delete, and a look at it.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -11,14 +12,16 @@ use std::os::fd::AsRawFd;
 use crate::destroy::destroy;
 use crate::error::{Context, Error, Result};
 use crate::hook;
+use crate::notify::{self, Proxy};
 use crate::safepath::descriptor_path;
 use crate::state::{Container, Init, START_SOCKET, State, Status, Store, does_not_exist};
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 use crate::wire::{Message, Wire};
 
 /// Starts a created container: tells its init to go on, and waits until it has become the program.
-pub fn start(store: &Store, id: &str) -> Result<()> {
-    let container = store.open(id)?;
+/// With a `manager` (the value of NOTIFY_SOCKET) it also waits until the program says that it is ready, or ends.
+pub fn start(store: &Store, id: &str, manager: Option<&OsStr>) -> Result<()> {
+    let mut container = store.open(id)?;
     let state = container.load()?;
     match state.status() {
         Status::Created => {}
@@ -30,6 +33,7 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
         return Err(Error::new("the container has no process to start").pointer("/process"));
     }
     let wire = connect_to_init(&container)?;
+    let proxy = manager.map_or(Ok(None), |manager| Proxy::open(&container.path, manager))?;
     go(&wire, &state).or_else(|error| {
         // "If any startContainer hook fails, the runtime MUST generate an error, stop the container, and continue".
         if error.is_of_step("startContainer") {
@@ -38,7 +42,18 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
         Err(error)
     })?;
     let _ = std::fs::remove_file(container.path.join(START_SOCKET));
-    after_start(&container, &state)
+    after_start(&container, &state)?;
+    // That may take long: others may kill and delete the container meanwhile.
+    container.unlock();
+    wait_until_ready(proxy.as_ref(), &state);
+    Ok(())
+}
+
+/// Passes notifications of a detached container on until it has said that it is ready.
+pub fn wait_until_ready(proxy: Option<&Proxy>, state: &State) {
+    if let (Some(proxy), Some(init)) = (proxy, state.init) {
+        proxy.wait_until_ready(Pid::from_raw(init.pid), || !init.is_alive());
+    }
 }
 
 /// Tells init to go on; its end of the wire closes when it becomes the program, or ends without a word.
@@ -159,7 +174,10 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
     };
     let state = match container.load() {
         // Interrupted before anything was made: there is only the directory.
-        Err(error) if force && error.os_error() == Some(Errno::ENOENT) => return container.remove(),
+        Err(error) if force && error.os_error() == Some(Errno::ENOENT) => {
+            notify::remove_directory(&container.path)?;
+            return container.remove();
+        }
         result => result?,
     };
     let init_gone = || !state.init.is_some_and(Init::is_alive);

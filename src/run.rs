@@ -4,7 +4,7 @@ use crate::create::{Created, Request, check_interrupt, create};
 use crate::destroy::destroy;
 use crate::error::{Context, Result};
 use crate::foreground::Foreground;
-use crate::lifecycle::{after_start, go};
+use crate::lifecycle::{after_start, go, wait_until_ready};
 use crate::log;
 use crate::state::{Store, does_not_exist};
 use crate::sys::interrupt;
@@ -26,8 +26,12 @@ pub struct Options {
 pub fn run(store: &Store, mut request: Request, options: Options) -> Result<i32> {
     request.at_once = true;
     if options.detach {
-        let created = create(store, &request)?;
+        let mut created = create(store, &request)?;
         start(&created)?;
+        // That may take long: others may kill and delete the container meanwhile.
+        created.container.unlock();
+        interrupt::release();
+        wait_until_ready(created.notifications.as_ref(), &created.state);
         return Ok(0);
     }
     if !options.no_subreaper {
@@ -40,6 +44,7 @@ pub fn run(store: &Store, mut request: Request, options: Options) -> Result<i32>
     interrupt::hold();
     check_interrupt().or_else(|error| destroy(&created.container, &created.state).and(Err(error)))?;
     foreground.take_terminal(created.terminal.take())?;
+    foreground.notifications = created.notifications.take();
     start(&created)?;
     // The container may run for long: others may kill and delete it meanwhile.
     created.container.unlock();

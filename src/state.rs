@@ -241,6 +241,11 @@ impl Store {
         Ok(())
     }
 
+    /// Where the container's directory is, or will be.
+    pub fn directory(&self, id: &str) -> PathBuf {
+        self.root.join(id)
+    }
+
     /// The directory of an existing container, locked for a verb that changes it.
     pub fn open(&self, id: &str) -> Result<Container> {
         validate_id(id)?;

@@ -1,12 +1,15 @@
 //! Terminals: the pty that a container gets, its console, and the relay of a foreground `run`.
 
+use std::io::{Stdin, Stdout};
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Mutex;
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::PollFlags;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, read, setsid, write};
@@ -15,6 +18,7 @@ use crate::error::{Context, Error, Result};
 use crate::safepath::{Leaf, Root, open_within};
 use crate::spec::ConsoleSize;
 use crate::sys;
+use crate::sys::poll::Place;
 use crate::wire::send_descriptors;
 
 /// Connects to an engine's console socket, or pidfd socket.
@@ -131,12 +135,16 @@ pub fn begin_session() -> Result<()> {
     }
 }
 
-/// The caller's terminal in raw mode, and the container's master; both as they were once dropped.
+/// The caller's terminal in raw mode, and the container's master; the former as it was once dropped.
 pub struct Relay {
     master: OwnedFd,
     saved: Option<Termios>,
-    /// Whether the caller's input has not ended yet.
-    input: bool,
+    /// From standard input to the master.
+    typed: Flow,
+    /// From the master to standard output.
+    shown: Flow,
+    /// Whether nobody has the container's end open. Somebody may open it again.
+    hung_up: bool,
 }
 
 impl Relay {
@@ -147,54 +155,84 @@ impl Relay {
             settings.output_flags.remove(OutputFlags::ONLCR);
             tcsetattr(&master, SetArg::TCSANOW, &settings).context(|| "cannot set up the container's terminal")?;
         }
+        // A container that does not read must not keep signals from it.
+        fcntl(&master, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK))
+            .context(|| "cannot set up the container's terminal")?;
         let saved = tcgetattr(std::io::stdin()).ok();
         if let Some(saved) = &saved {
+            restore_on_panic(saved.clone());
             let mut raw = saved.clone();
             cfmakeraw(&mut raw);
             // It is this terminal that adds the carriage returns.
             raw.output_flags.insert(OutputFlags::OPOST);
             tcsetattr(std::io::stdin(), SetArg::TCSANOW, &raw).context(|| "cannot set the terminal to raw mode")?;
         }
-        let relay = Self { master, saved, input: true };
+        let relay = Self { master, saved, typed: Flow::default(), shown: Flow::default(), hung_up: false };
         relay.resize();
         Ok(relay)
     }
 
-    /// Passes the size of the caller's terminal on.
+    /// Passes the size of the caller's terminal on, whichever of the standard streams that is.
     pub fn resize(&self) {
-        if let Ok(size) = sys::fs::window_size(std::io::stdin()) {
+        let size = sys::fs::window_size(std::io::stdin())
+            .or_else(|_| sys::fs::window_size(std::io::stdout()))
+            .or_else(|_| sys::fs::window_size(std::io::stderr()));
+        if let Ok(size) = size {
             let _ = sys::fs::set_window_size(&self.master, size);
         }
     }
 
-    /// Waits for input, output, or something readable on `signals`, and moves what there is. False once the
-    /// container's end is closed.
-    pub fn turn(&mut self, signals: impl AsFd) -> bool {
-        let stdin = std::io::stdin();
-        let input = if self.input { PollFlags::POLLIN } else { PollFlags::empty() };
-        let mut waited = [
-            PollFd::new(self.master.as_fd(), PollFlags::POLLIN),
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(stdin.as_fd(), input),
-        ];
-        let count = if self.input { 3 } else { 2 };
-        if poll(&mut waited[..count], PollTimeout::NONE).is_err() {
-            return true;
-        }
-        let ready = |place: &PollFd<'_>| place.revents().is_some_and(|events| !events.is_empty());
-        let (output, typed) = (ready(&waited[0]), count == 3 && ready(&waited[2]));
-        if typed && !copy(&stdin, &self.master) {
-            self.input = false;
-        }
-        !output || copy(&self.master, std::io::stdout())
+    /// What it waits for: the master, standard input, standard output.
+    pub fn places<'a>(&'a self, (input, output): &'a (Stdin, Stdout)) -> [Place<'a>; 3] {
+        let (typed, shown) = (&self.typed, &self.shown);
+        let mut master = PollFlags::empty();
+        master.set(PollFlags::POLLIN, shown.is_empty() && !self.hung_up);
+        master.set(PollFlags::POLLOUT, !typed.is_empty() && !self.hung_up);
+        let if_so = |is_so, events| if is_so { events } else { PollFlags::empty() };
+        [
+            Place::new(Some(&self.master), master),
+            Place::new(Some(input), if_so(typed.is_empty() && !typed.ended, PollFlags::POLLIN)),
+            Place::new(Some(output), if_so(!shown.is_empty(), PollFlags::POLLOUT)),
+        ]
     }
 
-    /// Passes on what the container wrote before it ended.
-    pub fn finish(&self) {
-        let mut waited = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
-        while poll(&mut waited, PollTimeout::ZERO).is_ok_and(|ready| ready == 1)
-            && copy(&self.master, std::io::stdout())
-        {}
+    /// For how many milliseconds it waits at most: a terminal that nobody has open is looked at now and then.
+    pub fn patience(&self) -> i32 {
+        if self.hung_up { 200 } else { -1 }
+    }
+
+    /// Moves what there is, by what is ready of [`Relay::places`]. False once nobody takes the output.
+    pub fn turn(&mut self, [_, input, output]: [bool; 3]) -> bool {
+        if input {
+            self.typed.fill(std::io::stdin());
+        }
+        self.typed.drain(&self.master);
+        if output && !self.shown.drain(std::io::stdout()) {
+            return false;
+        }
+        if self.shown.is_empty() {
+            self.hung_up = !self.shown.fill(&self.master);
+        }
+        true
+    }
+
+    /// Passes on what the container wrote before it ended; `is_interrupted` is asked while the output is not taken.
+    pub fn finish(&mut self, is_interrupted: impl Fn() -> bool) {
+        let stdout = std::io::stdout();
+        // As much as terminals hold, for others may go on to write.
+        for _ in 0..64 {
+            while !self.shown.is_empty() {
+                let mut places = [Place::new(Some(&stdout), PollFlags::POLLOUT)];
+                let _ = sys::poll::poll(&mut places, 50);
+                let is_taken = places[0].is_ready();
+                if is_taken && !self.shown.drain(&stdout) || !is_taken && is_interrupted() {
+                    return;
+                }
+            }
+            if !self.shown.fill(&self.master) || self.shown.is_empty() {
+                return;
+            }
+        }
     }
 }
 
@@ -206,24 +244,59 @@ impl Drop for Relay {
     }
 }
 
-/// Moves one buffer; false at the end of `from`.
-fn copy(from: impl AsFd, to: impl AsFd) -> bool {
-    let mut buffer = [0; 4096];
-    let length = match read(from, &mut buffer) {
-        Ok(0) => return false,
-        Ok(length) => length,
-        Err(errno) => return matches!(errno, Errno::EINTR | Errno::EAGAIN),
-    };
-    let mut rest = &buffer[..length];
-    while !rest.is_empty() {
-        match write(&to, rest) {
-            Ok(written) => rest = &rest[written..],
-            Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => {
-                let _ = poll(&mut [PollFd::new(to.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE);
+/// A panic aborts, and nothing is dropped then.
+fn restore_on_panic(saved: Termios) {
+    let (saved, report) = (Mutex::new(saved), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |panic| {
+        if let Ok(saved) = saved.lock() {
+            let _ = tcsetattr(std::io::stdin(), SetArg::TCSANOW, &saved);
+        }
+        report(panic);
+    }));
+}
+
+/// One direction, with what was read and not yet written.
+struct Flow {
+    buffer: [u8; 4096],
+    waiting: Range<usize>,
+    /// Whether there is nothing more to read.
+    ended: bool,
+}
+
+impl Default for Flow {
+    fn default() -> Self {
+        Self { buffer: [0; 4096], waiting: 0..0, ended: false }
+    }
+}
+
+impl Flow {
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Reads once; false at the end.
+    fn fill(&mut self, from: impl AsFd) -> bool {
+        match read(from, &mut self.buffer) {
+            Ok(length) if length > 0 => self.waiting = 0..length,
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            _ => {
+                self.ended = true;
+                return false;
             }
+        }
+        true
+    }
+
+    /// Writes once; false where nobody reads any more.
+    fn drain(&mut self, to: impl AsFd) -> bool {
+        if self.is_empty() {
+            return true;
+        }
+        match write(to, &self.buffer[self.waiting.clone()]) {
+            Ok(length) => self.waiting.start += length,
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
             Err(_) => return false,
         }
+        true
     }
-    true
 }

@@ -18,6 +18,7 @@ const LAYERS: &[&[&str]] = &[
         "mount",
         "namespace",
         "netdev",
+        "notify",
         "numa",
         "process",
         "rdt",

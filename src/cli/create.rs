@@ -1,5 +1,6 @@
 //! `kelson create`, and the flags that `run` shares with it.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser};
@@ -81,6 +82,7 @@ impl Making {
             console_socket: self.console_socket.clone(),
             pidfd_socket: self.pidfd_socket.clone(),
             preserve_fds: self.preserved()?,
+            manager: notify_socket(),
             extra_env,
             ..Request::default()
         })
@@ -108,6 +110,11 @@ fn close_on_exec_one_by_one() {
     for number in numbers.into_iter().filter(|number| *number > 2) {
         let _ = set_close_on_exec(number, true);
     }
+}
+
+/// Where the service manager of the caller's wants to be told of what it starts, sd_notify(3).
+pub fn notify_socket() -> Option<OsString> {
+    std::env::var_os("NOTIFY_SOCKET").filter(|address| !address.is_empty())
 }
 
 /// How many sockets were passed by systemd's protocol, sd_listen_fds(3), if they are meant for this process.

@@ -30,6 +30,7 @@ use crate::error::{Error, Result};
 use crate::log;
 use crate::seal;
 use crate::state::Store;
+use crate::sys::process::keep_children;
 
 /// What every verb takes, before or after its name.
 #[derive(Args, Debug, Default)]
@@ -102,6 +103,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> i32 {
     let line = arguments::Line::read(arguments.skip(1));
     let Some(verb) = line.verb.clone() else { return help::without_verb(&line) };
     let name = verb.to_str().unwrap_or_default();
+    keep_children();
     // First of all: what is read before it would be read again.
     let sealed = if matches!(name, "create" | "exec" | "run") { seal::ensure() } else { Ok(()) };
     let run = match name {

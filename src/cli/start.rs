@@ -2,7 +2,7 @@
 
 use clap::Parser;
 
-use super::create::guard_descriptors;
+use super::create::{guard_descriptors, notify_socket};
 use super::{Global, Verb};
 use crate::error::Result;
 use crate::lifecycle;
@@ -29,6 +29,6 @@ impl Verb for Start {
     }
 
     fn run(&self, store: &Store) -> Result<i32> {
-        lifecycle::start(store, &self.id).map(|()| 0)
+        lifecycle::start(store, &self.id, notify_socket().as_deref()).map(|()| 0)
     }
 }

@@ -9,6 +9,7 @@ pub mod bpf;
 pub mod fs;
 pub mod interrupt;
 pub mod mount;
+pub mod poll;
 pub mod process;
 pub mod sched;
 pub mod seccomp;

@@ -268,6 +268,12 @@ pub fn set_resource_limit(pid: Pid, resource: u32, (soft, hard): (u64, u64)) -> 
     unit(unsafe { libc::syscall(libc::SYS_prlimit64, pid.as_raw(), resource, &raw const new, old) })
 }
 
+/// Has children waited for: a caller that ignores SIGCHLD would leave it so, and the kernel none to wait for.
+pub fn keep_children() {
+    // SAFETY: no function is installed.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
 /// Gives every signal its default action and blocks none, so that the program starts as the spec expects: what a
 /// caller ignores or blocks would otherwise stay so across execve(2).
 pub fn reset_signals() {

@@ -31,6 +31,7 @@ mod mount_options;
 mod mounts;
 mod namespaces;
 mod netdev;
+mod notify;
 mod oom;
 mod pause;
 mod process;

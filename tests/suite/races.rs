@@ -193,3 +193,85 @@ fn cve_2024_21626_a_working_directory_that_is_swapped_stays_inside() {
     }
     drop(racer);
 }
+
+/// A directory that looks like a procfs as far as the runtime writes to one.
+fn fake_procfs(bundle: &Bundle<'_>) -> PathBuf {
+    let fake = bundle.rootfs.join("fake");
+    for file in FAKED {
+        let path = fake.join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "untouched\n").unwrap();
+    }
+    replace_by_link(&fake.join("self"), Path::new("1"));
+    replace_by_link(&fake.join("thread-self"), Path::new("1"));
+    fake
+}
+
+const FAKED: [&str; 6] =
+    ["sys/net/ipv4/ping_group_range", "1/attr/exec", "1/attr/current", "1/oom_score_adj", "1/uid_map", "1/setgroups"];
+const RANGE: &str = "/proc/sys/net/ipv4/ping_group_range";
+
+/// Runs a container that sets a sysctl, while its procfs is raced; what was meant for procfs has to come there, and
+/// nowhere else.
+fn sysctl_reaches_procfs_only(bundle: &mut Bundle<'_>, fakes: &[PathBuf]) {
+    let before = fs::read_to_string(RANGE).unwrap();
+    bundle.config["linux"]["sysctl"] = json!({ "net.ipv4.ping_group_range": "5 7" });
+    bundle.config["process"]["oomScoreAdj"] = json!(500);
+    bundle.script(&format!("cat {RANGE} {} 2>/dev/null; exit 0", RANGE.replace("/proc/", "/fake/")));
+    let mut worked = 0;
+    for _ in 0..rounds() {
+        let output = bundle.run();
+        assert!(output.stdout.lines().all(|line| line == "5\t7" || line == "untouched"), "{output:?}");
+        worked += i32::from(output.code == 0);
+        for path in fakes.iter().flat_map(|fake| FAKED.map(|file| fake.join(file))) {
+            let text = fs::read_to_string(&path);
+            assert!(text.is_err() || text.is_ok_and(|text| text == "untouched\n"), "{}", path.display());
+        }
+        assert_eq!(fs::read_to_string(RANGE).unwrap(), before);
+    }
+    assert!(worked > 0, "no container was made at all");
+}
+
+#[test]
+fn cve_2025_52881_a_procfs_that_is_swapped_gets_what_is_meant_for_it() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    let fake = fake_procfs(&bundle);
+    let proc = bundle.rootfs.join("proc");
+    let racer = race(&host, &proc, &fake);
+    sysctl_reaches_procfs_only(&mut bundle, &[proc, fake]);
+    drop(racer);
+}
+
+/// Mounts of the host's that a test makes: gone when dropped.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        while nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH).is_ok() {}
+    }
+}
+
+#[test]
+fn cve_2025_52881_a_mount_that_comes_over_procfs_meanwhile_gets_nothing() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    let fake = fake_procfs(&bundle);
+    let (rootfs, proc) = (bundle.rootfs.clone(), bundle.rootfs.join("proc"));
+    // What is mounted here shows in the container while it is made: it is a slave.
+    let script = format!(
+        "mount --bind {0} {0} && mount --make-shared {0} && echo made && \
+         while :; do mount --bind {0}/fake {0}/proc; mount --bind {0}/fake/sys {0}/proc/sys; umount -l {0}/proc; done",
+        rootfs.display()
+    );
+    bundle.config["linux"]["rootfsPropagation"] = json!("slave");
+    let mounted = Mounted(rootfs);
+    let racer = host.command(["bash", "-c", &script]).spawn();
+    crate::harness::wait_until("the rootfs is shared", || racer.stdout().contains("made"));
+    sysctl_reaches_procfs_only(&mut bundle, &[fake]);
+    drop(racer);
+    // Its last mount(8) may still be at work.
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    drop(Mounted(proc));
+    drop(mounted);
+}

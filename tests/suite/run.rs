@@ -179,3 +179,56 @@ fn the_caller_may_go_while_the_container_runs() {
     assert!(is_alive(pid), "a container that runs outlives the runtime");
     bundle.delete_by_force();
 }
+
+#[test]
+fn a_caller_that_ignores_the_end_of_children_is_no_hindrance() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    let python =
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])";
+    bundle.wrapper = ["/usr/bin/python3", "-c", python].map(Into::into).to_vec();
+    bundle.config["hooks"] = serde_json::json!({"createRuntime": [{"path": "/bin/true"}]});
+    assert_eq!(bundle.script("exit 6").run().code, 6);
+}
+
+/// How often in a tight loop a `run` of a program that ends at once has to end.
+fn end_at_once(times: usize) {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    for round in 0..times {
+        // Some end before they are waited for, some while they are, and some leave others behind.
+        let (script, code) = match round % 4 {
+            0 => ("exit 0", 0),
+            1 => ("sleep 1 & exit 3", 3),
+            2 => ("sleep 0.001; exit 4", 4),
+            _ => ("kill -9 $$", 0),
+        };
+        bundle.script(script);
+        assert_eq!(bundle.run().code, code, "round {round}");
+    }
+}
+
+#[test]
+fn runs_in_a_tight_loop_all_end() {
+    end_at_once(60);
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn five_thousand_runs_in_a_tight_loop_all_end() {
+    end_at_once(5000);
+}
+
+#[test]
+fn no_signal_is_lost_between_the_start_and_the_wait() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.config["hooks"] = serde_json::json!({"poststart": [{"path": "/bin/sleep", "args": ["sleep", "0.3"]}]});
+    let running = bundle.args(&["/bin/probe", "signals"]).making("run", &[]).spawn();
+    wait_until("the program listens", || running.stdout().contains("ready"));
+    // The runtime is busy with its hook.
+    running.signal(Signal::SIGUSR1);
+    running.signal(Signal::SIGTERM);
+    let output = running.wait();
+    assert!(output.stdout.contains("SIGUSR1\n") && output.stdout.contains("SIGTERM\n"), "{output:?}");
+}

@@ -10,11 +10,13 @@ use std::process::{Child, Command};
 
 use kelson::sys::process::inherited;
 use nix::pty::{OpenptyResult, Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
+use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::descriptors::receive;
-use crate::harness::{Bundle, Host, program};
+use crate::harness::{Bundle, Host, program, wait_until};
 use crate::support::{Canary, fails_at, race, replace_by_link, user_namespace};
 
 /// A bundle with a terminal of 33 lines and 77 columns.
@@ -202,4 +204,99 @@ fn cve_2025_52565_a_console_that_is_swapped_is_the_terminal_or_an_error() {
     drop(racer);
     assert!(worked > 0, "never");
     canary.is_untouched();
+}
+
+/// Whether the caller's terminal is as it was before: raw mode is over.
+fn is_restored(pty: &OpenptyResult) -> bool {
+    tcgetattr(&pty.slave).unwrap().local_flags.contains(LocalFlags::ECHO | LocalFlags::ICANON | LocalFlags::ISIG)
+}
+
+#[test]
+fn the_callers_terminal_is_restored_after_an_error_and_a_signal() {
+    let host = Host::new();
+    // What only the start finds out: the terminal is in raw mode by then.
+    let mut bundle = with_terminal(&host, "true");
+    fs::write(bundle.rootfs.join("bad"), "#!/no/interpreter\n").unwrap();
+    nix::sys::stat::fchmodat(
+        nix::fcntl::AT_FDCWD,
+        &bundle.rootfs.join("bad"),
+        nix::sys::stat::Mode::S_IRWXU,
+        nix::sys::stat::FchmodatFlags::FollowSymlink,
+    )
+    .unwrap();
+    bundle.args(&["/bad"]);
+    let (mut child, pty) = foreground(&host, &bundle);
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert!(is_restored(&pty));
+    for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGALRM] {
+        let name = signal.as_str().trim_start_matches("SIG");
+        let bundle = with_terminal(&host, &format!("trap 'exit 9' {name}; echo set; while :; do sleep 0.01; done"));
+        let (mut child, pty) = foreground(&host, &bundle);
+        let mut master = File::from(pty.master.try_clone().unwrap());
+        read_until(&mut master, "set");
+        assert!(!is_restored(&pty), "not raw");
+        kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(9), "{signal}");
+        assert!(is_restored(&pty), "{signal}");
+    }
+}
+
+/// Reads until `text` has come.
+fn read_until(master: &mut File, text: &str) -> String {
+    let mut seen = String::new();
+    let mut buffer = [0; 4096];
+    while !seen.contains(text) {
+        let length = master.read(&mut buffer).unwrap();
+        seen += &String::from_utf8_lossy(&buffer[..length]);
+    }
+    seen
+}
+
+#[test]
+fn changes_of_the_windows_size_are_passed_on() {
+    let host = Host::new();
+    let bundle = with_terminal(&host, "trap 'stty size; exit 0' WINCH; echo set; while :; do sleep 0.01; done");
+    let (mut child, pty) = foreground(&host, &bundle);
+    let mut master = File::from(pty.master.try_clone().unwrap());
+    read_until(&mut master, "set");
+    kelson::sys::fs::set_window_size(&master, (50, 60)).unwrap();
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGWINCH).unwrap();
+    read_until(&mut master, "50 60");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_container_that_does_not_read_keeps_no_signal_from_itself() {
+    let host = Host::new();
+    let bundle = with_terminal(&host, "trap 'exit 9' TERM; echo set; while :; do sleep 0.01; done");
+    let running = bundle.making("run", &[]).stdin(vec![b'x'; 1 << 20]).spawn();
+    wait_until("it runs", || running.stdout().contains("set"));
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.wait().code, 9);
+}
+
+#[test]
+fn a_terminal_that_is_closed_for_a_while_comes_back() {
+    let host = Host::new();
+    let bundle =
+        with_terminal(&host, "trap '' HUP; exec 0<&- 1>&- 2>&-; sleep 0.3; exec 1>/dev/console; echo back; exit 8");
+    let output = bundle.making("run", &[]).run();
+    assert_eq!((output.code, output.stdout.contains("back")), (8, true), "{output:?}");
+}
+
+#[test]
+fn all_that_was_written_is_there_at_the_end() {
+    let host = Host::new();
+    let bundle = with_terminal(&host, "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done");
+    let output = bundle.making("run", &[]).run().ok();
+    assert!(output.stdout.ends_with("line 19999\n"), "{}", output.stdout.len());
+    assert_eq!(output.stdout.lines().count(), 20_000);
+    // Others that go on to write do not keep it from its end.
+    let mut bundle = with_terminal(
+        &host,
+        "trap '' HUP; (i=0; while [ $i -lt 300 ]; do echo x; sleep 0.01; i=$((i+1)); done) & exit 5",
+    );
+    bundle.share("pid");
+    assert_eq!(bundle.making("run", &[]).run().code, 5);
 }
