@@ -204,7 +204,7 @@ fn died(pid: Pid) -> Error {
 /// Tells the caller of a process that runs.
 fn tell(pid_file: Option<&Path>, socket: Option<&OwnedFd>, pid: Pid, pidfd: &OwnedFd) -> Result<()> {
     if let Some(socket) = socket {
-        send_descriptors(socket, b"pidfd", &[pidfd.as_raw_fd()]).context(|| "cannot send to the pidfd socket")?;
+        send_descriptors(socket, b"setns", &[pidfd.as_raw_fd()]).context(|| "cannot send to the pidfd socket")?;
     }
     pid_file.map_or(Ok(()), |path| write_pid_file(path, pid))
 }
