@@ -228,6 +228,7 @@ fn no_signal_is_lost_between_the_start_and_the_wait() {
     wait_until("the program listens", || running.stdout().contains("ready"));
     // The runtime is busy with its hook.
     running.signal(Signal::SIGUSR1);
+    wait_until("it has come", || running.stdout().contains("SIGUSR1"));
     running.signal(Signal::SIGTERM);
     let output = running.wait();
     assert!(output.stdout.contains("SIGUSR1\n") && output.stdout.contains("SIGTERM\n"), "{output:?}");
