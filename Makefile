@@ -7,7 +7,7 @@ PREFIX  ?= /usr/local
 export KELSON_COMMIT := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 CARGO   := cargo
 
-.PHONY: all build demo test test-unit test-suite lint conformance engines bench install clean
+.PHONY: all build demo test test-unit test-suite lint conformance engines churn bench install clean
 
 all: build
 
@@ -40,6 +40,10 @@ conformance: build
 
 engines: build
 	conformance/engines $(abspath $(OUT))/kelson
+
+# Under what the host shows; for cgroup v2 on a hybrid host see tests/run.
+churn: build
+	conformance/churn $(abspath $(OUT))/kelson
 
 bench: build
 	python3 benches/run.py kelson=$(abspath $(OUT))/kelson
