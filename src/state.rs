@@ -272,19 +272,30 @@ impl Store {
         Spec::load(&self.root.join(id)).map(|(spec, _)| spec)
     }
 
-    /// The states of all containers, by id; those that cannot be read are left out with a warning.
+    /// The states of all containers, by id. What is about to be made or removed is left out; so is, with a warning, what
+    /// cannot be read.
     pub fn list(&self) -> Result<Vec<State>> {
         let entries = fs::read_dir(&self.root).on_path("cannot list the containers", &self.root)?;
         let mut ids: Vec<_> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
         ids.sort();
         let known = |id: &String| match self.load(id) {
             Ok(state) => Some(state),
+            Err(_) if !self.is_left(id) => None,
             Err(error) => {
                 crate::log::warn(format!("{id} is left out: {error}"));
                 None
             }
         };
         Ok(ids.iter().filter_map(known).collect())
+    }
+}
+
+impl Store {
+    /// Whether there is a directory of this name and no other kelson at work on it.
+    fn is_left(&self, id: &str) -> bool {
+        let directory = File::open(self.root.join(id));
+        let free = |directory: File| Flock::lock(directory, FlockArg::LockSharedNonblock).is_ok();
+        directory.is_ok_and(|directory| directory.metadata().is_ok_and(|data| data.is_dir()) && free(directory))
     }
 }
 
@@ -339,7 +350,10 @@ impl Container {
             error.hint("its creation may have been interrupted; `kelson delete --force` removes it")
         })?;
         let state: State = serde_json::from_slice(&bytes)
-            .map_err(|error| Error::new(format!("the container's state is not valid: {error}")).path(&path))?;
+            .map_err(|error| Error::new(format!("the container's state is not valid: {error}")).path(&path))
+            .map_err(|error| {
+                error.hint("what belongs to the container cannot be told: end its processes, then remove its directory")
+            })?;
         if state.version > VERSION {
             let message = format!("the container's state has version {}, from a newer kelson", state.version);
             return Err(Error::new(message).path(path));

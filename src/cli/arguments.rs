@@ -154,8 +154,11 @@ fn normalise(argument: OsString, verb: Option<&OsStr>) -> Option<OsString> {
     let name_and_value = text.strip_prefix("--").or_else(|| text.strip_prefix('-').filter(|rest| rest.len() > 1));
     let Some(rest) = name_and_value else { return Some(argument) };
     let (name, value) = rest.split_once('=').map_or((rest, None), |(name, value)| (name, Some(value)));
-    // `spec --rootless` is a switch, the global `--rootless` has a value.
-    let switch = SWITCHES.contains(&name) || name == "rootless" && verb.is_some_and(|verb| verb == "spec");
+    let switch = SWITCHES.contains(&name);
+    // Of `spec` it is a switch, for the others it has a value.
+    if name == "rootless" && value.is_none() && verb.is_some_and(|verb| verb == "spec") {
+        return Some("--rootless=true".into());
+    }
     match (switch, value) {
         (true, Some("true" | "1") | None) => Some(format!("--{name}").into()),
         (true, Some("false" | "0")) => None,
@@ -204,6 +207,7 @@ mod tests {
             ("seccomp", "seccomp", ""),
             ("update -r - id", "update", "-r - id"),
             ("update id --memory -1", "update", "id --memory -1"),
+            ("--debug spec --rootless -b d", "spec", "--debug --rootless=true -b d"),
             ("ps -format json id", "ps", "--format json id --"),
             ("ps id -e -format pid", "ps", "id -- -e -format pid"),
             ("--root /r exec -p p id", "exec", "--root /r -p p id --"),

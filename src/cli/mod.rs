@@ -56,7 +56,7 @@ pub struct Global {
     /// Who makes cgroups: cgroupfs, systemd or disabled
     #[arg(long, value_name = "MANAGER")]
     cgroup_manager: Option<String>,
-    /// Whether cgroups may be missing: true, false or auto
+    /// Whether cgroups may be missing: true, false or auto; `spec --rootless`: for a user without privileges
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     rootless: String,
 }

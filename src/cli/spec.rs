@@ -16,40 +16,22 @@ use crate::state::Store;
 #[command(name = "kelson spec", args_override_self = true)]
 pub struct Spec {
     #[command(flatten)]
-    global: SpecGlobal,
+    global: Global,
     /// Directory to write to
     #[arg(long, short, value_name = "DIR", default_value = ".")]
     bundle: PathBuf,
-    /// For a user without privileges
-    #[arg(long)]
-    rootless: bool,
-}
-
-/// The global flags without `--rootless`, which means something else here.
-#[derive(Debug, clap::Args)]
-struct SpecGlobal {
-    #[arg(skip = Global { log_format: "text".to_owned(), rootless: "auto".to_owned(), ..Global::default() })]
-    inner: Global,
-    #[arg(long, hide = true)]
-    root: Option<PathBuf>,
-    #[arg(long, hide = true)]
-    log: Option<PathBuf>,
-    #[arg(long, hide = true)]
-    log_format: Option<String>,
-    #[arg(long, hide = true)]
-    debug: bool,
 }
 
 const CONFIG: &str = include_str!("spec.json");
 
 impl Verb for Spec {
     fn global(&self) -> &Global {
-        &self.global.inner
+        &self.global
     }
 
     fn run(&self, _: &Store) -> Result<i32> {
         let path = self.bundle.join("config.json");
-        let text = if self.rootless { rootless()? } else { CONFIG.to_owned() };
+        let text = if self.global.rootless == "true" { rootless()? } else { CONFIG.to_owned() };
         let mut file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(|error| {
             if error.kind() == std::io::ErrorKind::AlreadyExists {
                 return Error::new("the file exists already; remove it first").path(&path);

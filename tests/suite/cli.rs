@@ -265,9 +265,45 @@ fn a_broken_container_does_not_hide_the_others_from_the_list() {
     let output = host.kelson(["list", "-q"]).ok();
     assert_eq!(output.stdout, format!("{}\n", bundle.id));
     assert!(output.stderr.contains("a-broken") && output.stderr.contains("newer kelson"), "{output:?}");
+    assert!(!output.stderr.contains("d-file"), "{output:?}");
+    host.kelson(["state", "a-broken"]).fails_with("then remove its directory");
+    host.kelson(["delete", "--force", "a-broken"]).fails_with("then remove its directory");
     host.kelson(["state", "b-newer"]).fails_with("newer kelson");
     bundle.delete_by_force();
     fs::remove_dir_all(&host.root).unwrap();
+}
+
+#[test]
+fn a_container_that_is_just_being_made_is_no_matter_of_the_list() {
+    let host = Host::new();
+    let directory = host.root.join("early");
+    fs::create_dir_all(&directory).unwrap();
+    let lock = host.command(["flock", directory.to_str().unwrap(), "sleep", "100"]).spawn();
+    let is_locked = || host.command(["flock", "--nonblock", directory.to_str().unwrap(), "true"]).run().code != 0;
+    crate::harness::wait_until("it is locked", is_locked);
+    let output = host.kelson(["list", "-q"]).ok();
+    assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("", ""));
+    drop(lock);
+    host.end_of_sleepers();
+    crate::harness::wait_until("it is not locked", || !is_locked());
+    assert!(host.kelson(["list", "-q"]).ok().stderr.contains("early is left out"));
+    host.kelson(["delete", "--force", "early"]).ok();
+}
+
+#[test]
+fn spec_takes_the_flags_of_every_verb() {
+    let host = Host::new();
+    let log = host.temp.join("log");
+    fs::create_dir(host.temp.join("b")).unwrap();
+    let flags = ["--root", "/r", "--systemd-cgroup", "--debug", "--log", log.to_str().unwrap(), "--log-format", "json"];
+    let spec = |words: &[&str]| host.bare(flags.iter().chain(&["spec", "-b", "b"]).chain(words)).run();
+    spec(&["--rootless"]).ok();
+    let text = fs::read_to_string(host.temp.join("b/config.json")).unwrap();
+    assert!(text.contains("uidMappings"), "{text}");
+    spec(&[]).fails_with("exists already");
+    let line: serde_json::Value = serde_json::from_str(&fs::read_to_string(log).unwrap()).unwrap();
+    assert_eq!(line["level"], "error");
+    host.bare(["--log-level", "loud", "spec"]).run().fails_with("unknown log level");
 }
 
 #[test]
