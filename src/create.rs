@@ -5,9 +5,8 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::OFlag;
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, socket};
-use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -319,8 +318,7 @@ fn set_from_outside(plan: &Plan, pid: Pid, state: &mut State) -> Result<()> {
     if !plan.net_devices.is_empty() {
         let joined = plan.namespaces.joined(libc::CLONE_NEWNET as u64);
         let path = joined.map_or_else(|| format!("/proc/{pid}/ns/net").into(), |join| join.path.clone());
-        let namespace = open(&path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-            .on_path("cannot open the network namespace", &path)?;
+        let namespace = sys::fs::open(&path, OFlag::O_RDONLY).on_path("cannot open the network namespace", &path)?;
         netdev::move_devices(&plan.net_devices, namespace.as_fd()).map_err(|error| error.step("netDevices"))?;
     }
     Ok(())
@@ -352,13 +350,18 @@ fn reaped(pid: Pid, error: Error) -> Error {
     error
 }
 
-/// Init ended without a word: says how.
-fn died(pid: Pid, cgroup: &CgroupState) -> Error {
-    let how = match waitpid(pid, None) {
+/// Waits for a child, and puts its end into words.
+pub fn how_it_ended(pid: Pid) -> String {
+    match waitpid(pid, None) {
         Ok(WaitStatus::Signaled(_, signal, _)) => format!("was killed by {signal}"),
         Ok(WaitStatus::Exited(_, status)) => format!("ended with status {status}"),
         _ => "went away".to_owned(),
-    };
+    }
+}
+
+/// Init ended without a word: says how.
+fn died(pid: Pid, cgroup: &CgroupState) -> Error {
+    let how = how_it_ended(pid);
     let error = Error::new(format!("the container's init {how} before it was ready"));
     if how.contains("SIGSYS") || how.contains("SIGSEGV") {
         error.hint(

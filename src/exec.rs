@@ -20,7 +20,7 @@ pub use changes::Changes;
 
 use crate::cgroup::{Cgroups, join};
 use crate::confinement::{self, Confinement, keyring_name, step};
-use crate::create::write_pid_file;
+use crate::create::{how_it_ended, write_pid_file};
 use crate::error::{Context, Error, Result};
 use crate::process::{self, ProcessPlan};
 use crate::spec;
@@ -190,11 +190,7 @@ fn reaped(error: Error) -> Error {
 }
 
 fn died(pid: Pid) -> Error {
-    let how = match waitpid(pid, None) {
-        Ok(WaitStatus::Signaled(_, signal, _)) => format!("was killed by {signal}"),
-        Ok(WaitStatus::Exited(_, status)) => format!("ended with status {status}"),
-        _ => "went away".to_owned(),
-    };
+    let how = how_it_ended(pid);
     reaped(Error::new(format!("the process {how} before it had become its program")).hint(
         "the container may have ended, its memory limit may be too low, or its seccomp profile may forbid a call of \
          the start itself",

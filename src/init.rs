@@ -302,9 +302,5 @@ fn try_stage(plan: &Plan, inherited: &mut Inherited) -> Result<Forked> {
     // Entering one changes the root directory: left to init.
     inherited.namespaces = mounts;
     let flags = namespaces.clone_flags() | CLONE_PARENT;
-    match sys::clone(flags, None) {
-        Err(Errno::ENOSYS) => sys::clone_classic(flags),
-        result => result,
-    }
-    .map_err(|errno| namespace::refused(flags, "the container's process", errno))
+    sys::clone(flags, None).map_err(|errno| namespace::refused(flags, "the container's process", errno))
 }

@@ -288,9 +288,7 @@ impl Store {
         };
         Ok(ids.iter().filter_map(known).collect())
     }
-}
 
-impl Store {
     /// Whether there is a directory of this name and no other kelson at work on it.
     fn is_left(&self, id: &str) -> bool {
         let directory = File::open(self.root.join(id));

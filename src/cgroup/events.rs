@@ -4,10 +4,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::Mode;
 use nix::sys::uio::pread;
+
+use crate::sys::fs::open;
 
 /// The open file of one cgroup.
 pub struct Events(OwnedFd);
@@ -15,8 +16,7 @@ pub struct Events(OwnedFd);
 impl Events {
     /// Nothing on v1, or when the cgroup has gone.
     pub fn open(directory: &Path) -> Option<Self> {
-        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-        open(&directory.join("cgroup.events"), flags, Mode::empty()).ok().map(Self)
+        open(&directory.join("cgroup.events"), OFlag::O_RDONLY).ok().map(Self)
     }
 
     /// Whether one of the lines is `line`, such as `populated 0`. A cgroup that has gone says nothing.

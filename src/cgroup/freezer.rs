@@ -40,10 +40,7 @@ fn read(directory: &Path, file: &str) -> String {
 
 impl CgroupState {
     fn freezer(&self) -> Option<(&'static Freezer, &Path)> {
-        FREEZERS.iter().find_map(|freezer| {
-            let directory = self.directories.iter().find(|directory| directory.join(freezer.control).exists())?;
-            Some((freezer, directory.as_path()))
-        })
+        FREEZERS.iter().find_map(|freezer| Some((freezer, self.directory_with(freezer.control)?)))
     }
 
     /// Whether the container's processes are frozen.

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
 use crate::spec::{Linux, Resources};
-use crate::sys::process::{Forked, clone, clone_classic};
+use crate::sys::process::{Forked, clone};
 use layout::Layout;
 use resources::Write;
 use systemd::{Scope, ScopePlan};
@@ -209,10 +209,7 @@ impl Cgroups {
             // Before Linux 5.7 a process cannot be cloned into a cgroup, before 5.3 there is no clone3.
             Err(Errno::ENOSYS | Errno::EINVAL | Errno::E2BIG) => {
                 files.extend(self.unified_procs);
-                match clone(flags, None) {
-                    Err(Errno::ENOSYS) => clone_classic(flags),
-                    result => result,
-                }
+                clone(flags, None)
             }
             result => result,
         };

@@ -4,14 +4,14 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::stat::Mode;
 use nix::sys::uio::pread;
 
 use super::CgroupState;
 use crate::error::{Context, Result};
+use crate::sys::fs::open;
 
 /// The files of one version of the memory controller.
 struct Files {
@@ -31,10 +31,7 @@ const UNLIMITED: u64 = i64::MAX as u64 - 0xffff;
 impl CgroupState {
     /// The container's cgroup that has the memory controller.
     fn memory(&self) -> Option<(&'static Files, &Path)> {
-        VERSIONS.iter().find_map(|files| {
-            let directory = self.directories.iter().find(|directory| directory.join(files.events).exists())?;
-            Some((files, directory.as_path()))
-        })
+        VERSIONS.iter().find_map(|files| Some((files, self.directory_with(files.events)?)))
     }
 
     /// How many processes of the container were killed for want of memory.
@@ -76,7 +73,7 @@ impl Watch {
     pub fn open(cgroup: &CgroupState) -> Result<Option<Self>> {
         let Some((files, directory)) = cgroup.memory() else { return Ok(None) };
         let path = directory.join(files.events);
-        let events = open(&path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).on_path("cannot watch", &path)?;
+        let events = open(&path, OFlag::O_RDONLY).on_path("cannot watch", &path)?;
         let control = directory.join("cgroup.event_control");
         let counter = if control.exists() {
             let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;

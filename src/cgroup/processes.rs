@@ -41,6 +41,11 @@ pub fn describe(pid: i32) -> String {
 }
 
 impl CgroupState {
+    /// The container's first cgroup that has `file`: a file of a controller tells which hierarchy has that.
+    pub(super) fn directory_with(&self, file: &str) -> Option<&Path> {
+        self.directories.iter().map(PathBuf::as_path).find(|directory| directory.join(file).exists())
+    }
+
     /// The ids of all processes in the container's cgroups, ascending, as the caller's pid namespace has them.
     pub fn processes(&self) -> Vec<i32> {
         // All hierarchies hold the same processes, unless somebody has moved them in one.

@@ -135,12 +135,7 @@ fn enter_pid_namespace(plan: &Plan, inherited: &Inherited, agent: Option<&Agent>
     if plan.state.namespaces & PID == 0 {
         return tell(Pid::this());
     }
-    let forked = match sys::clone(CLONE_PARENT, None) {
-        // By an old kernel, or by a seccomp filter that cannot look at the arguments.
-        Err(Errno::ENOSYS | Errno::EPERM) => sys::clone_classic(CLONE_PARENT),
-        result => result,
-    };
-    match forked {
+    match sys::clone(CLONE_PARENT, None) {
         Ok(Forked::Child) => Ok(()),
         Ok(Forked::Parent { pid, .. }) => {
             let told = tell(pid);

@@ -3,13 +3,13 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
+use nix::fcntl::OFlag;
 use nix::sys::wait::waitpid;
 use oci_spec::runtime::{LinuxIdMapping, Mount};
 
 use super::options::Options;
 use crate::error::{Context, Error, Result};
+use crate::sys::fs::open;
 use crate::sys::process::{Forked, clone};
 use crate::wire::{Message, Wire};
 
@@ -126,7 +126,7 @@ fn seen_from_outside(range: Range, container: &[Range]) -> Result<Vec<Range>> {
 /// gone on return).
 pub fn user_namespace(map: &IdMap) -> Result<OwnedFd> {
     if let Some(path) = &map.namespace {
-        return open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).on_path("cannot open a namespace", path);
+        return open(path, OFlag::O_RDONLY).on_path("cannot open a namespace", path);
     }
     let (ours, theirs) = Wire::pair()?;
     match clone(libc::CLONE_NEWUSER as u64, None).context(|| "cannot make a user namespace for an idmapped mount")? {
@@ -141,7 +141,7 @@ pub fn user_namespace(map: &IdMap) -> Result<OwnedFd> {
                 write_proc(&format!("/proc/{pid}/uid_map"), &lines(&map.uids))?;
                 write_proc(&format!("/proc/{pid}/gid_map"), &lines(&map.gids))?;
                 let path = format!("/proc/{pid}/ns/user");
-                open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).on_path("cannot open", path)
+                open(path.as_str(), OFlag::O_RDONLY).on_path("cannot open", path)
             })();
             ours.send(&Message::Go)?;
             waitpid(pid, None).context(|| "cannot wait for the process of an idmapped mount")?;
@@ -151,7 +151,7 @@ pub fn user_namespace(map: &IdMap) -> Result<OwnedFd> {
 }
 
 fn write_proc(path: &str, text: &str) -> Result<()> {
-    let file = open(path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()).on_path("cannot open", path)?;
+    let file = open(path, OFlag::O_WRONLY).on_path("cannot open", path)?;
     nix::unistd::write(&file, text.as_bytes()).map(drop).on_path("the kernel refuses the mapping", path)
 }
 

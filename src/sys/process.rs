@@ -44,10 +44,19 @@ pub enum Forked {
     },
 }
 
-/// `clone3(2)` as a fork: a copy of the caller, in new namespaces (`flags`), inside `cgroup` if given.
+/// A fork: a copy of the caller, in new namespaces (`flags`), inside `cgroup` if given. Without one, clone(2) stands in
+/// where there is no `clone3(2)`.
 ///
 /// The program has no other threads, so the child may go on with everything that it inherits.
 pub fn clone(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> nix::Result<Forked> {
+    match clone3(flags, cgroup) {
+        // EPERM: perhaps by a seccomp filter, which cannot look at clone3's arguments. If not, clone says it again.
+        Err(Errno::ENOSYS | Errno::EPERM) if cgroup.is_none() => clone_classic(flags),
+        result => result,
+    }
+}
+
+fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> nix::Result<Forked> {
     let mut pidfd = -1;
     let arguments = CloneArgs {
         flags: flags | CLONE_PIDFD | if cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 },
