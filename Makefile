@@ -35,8 +35,10 @@ test-unit: .toolchain
 test-suite: .toolchain
 	tests/run
 
+# The OCI's validation suite, with the installed peers beside it; docs/conformance.md is what it prints.
+PEERS   := $(foreach peer,runc crun,$(addprefix $(peer)=,$(shell PATH=$$PATH:/usr/sbin command -v $(peer))))
 conformance: build
-	conformance/oci-suite kelson=$(abspath $(OUT))/kelson
+	@conformance/oci/run kelson=$(abspath $(OUT))/kelson $(PEERS)
 
 engines: build
 	conformance/engines $(abspath $(OUT))/kelson
