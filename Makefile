@@ -7,7 +7,7 @@ PREFIX  ?= /usr/local
 export KELSON_COMMIT := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 CARGO   := cargo
 
-.PHONY: all build demo test test-unit test-suite lint conformance engines churn bench install clean
+.PHONY: all build demo test test-unit test-suite lint conformance engines churn test-vm bench install clean
 
 all: build
 
@@ -41,7 +41,11 @@ conformance: build
 	@conformance/oci/run kelson=$(abspath $(OUT))/kelson $(PEERS)
 
 engines: build
-	conformance/engines $(abspath $(OUT))/kelson
+	conformance/engines/run $(abspath $(OUT))/kelson
+
+# The same and more on a modern host, which is emulated: Debian sid with systemd, cgroup v2 and every engine.
+test-vm:
+	conformance/vm/test
 
 # Under what the host shows; for cgroup v2 on a hybrid host see tests/run.
 churn: build

@@ -22,13 +22,14 @@ use crate::cgroup::{Cgroups, join};
 use crate::confinement::{self, Confinement, keyring_name, step};
 use crate::create::{how_it_ended, write_pid_file};
 use crate::error::{Context, Error, Result};
+use crate::foreground::{Foreground, KILLED};
 use crate::process::{self, ProcessPlan};
 use crate::spec;
 use crate::state::{Init, State, Status, Store};
 use crate::sys::process::{Forked, pidfd_open, pidfd_send_signal};
 use crate::sys::sched::set_affinity;
 use crate::wire::{Message, Wire, send_descriptors};
-use crate::{foreground::Foreground, log, tty};
+use crate::{log, tty};
 
 /// What the caller asks for.
 #[derive(Debug, Default)]
@@ -53,6 +54,14 @@ pub struct Plan {
     confinement: Confinement,
     state: State,
     preserve_fds: u32,
+    /// How many processes of the container had been killed for want of memory before.
+    oom_kills: u64,
+}
+
+impl Plan {
+    fn out_of_memory(&self) -> Option<String> {
+        self.state.cgroup.out_of_memory(self.oom_kills)
+    }
 }
 
 /// Runs a process in a container. In the foreground its exit code is returned: 128 and the signal's number where it was
@@ -71,7 +80,11 @@ pub fn exec(store: &Store, request: &Request) -> Result<i32> {
     }
     drop(pidfd);
     log::flush();
-    Ok(foreground.map_or(0, |foreground| foreground.wait(pid)))
+    let code = foreground.map_or(0, |foreground| foreground.wait(pid));
+    if code == KILLED {
+        plan.out_of_memory().into_iter().for_each(log::warn);
+    }
+    Ok(code)
 }
 
 fn plan(store: &Store, request: &Request) -> Result<Plan> {
@@ -95,7 +108,8 @@ fn plan(store: &Store, request: &Request) -> Result<Plan> {
     let keyring = if state.new_keyring { Some(keyring_name(&request.id)?) } else { None };
     let own_users = state.namespaces & libc::CLONE_NEWUSER as u64 != 0;
     let confinement = confinement::plan(Some(&asked), &spec.linux, keyring, own_users)?;
-    Ok(Plan { process, confinement, state, preserve_fds: request.preserve_fds })
+    let oom_kills = state.cgroup.oom_kills();
+    Ok(Plan { process, confinement, state, preserve_fds: request.preserve_fds, oom_kills })
 }
 
 /// The words are those that engines look for (ENGINES.md).
@@ -159,7 +173,7 @@ fn follow(plan: &Plan, stage: Pid, wire: &Wire) -> Result<(Pid, OwnedFd)> {
             Some(Message::Warning(text)) => log::warn(text),
             Some(Message::Init(pid)) => break Pid::from_raw(pid),
             Some(Message::Failed(error)) => return Err(reaped(error)),
-            _ => return Err(died(stage)),
+            _ => return Err(died(plan, stage)),
         }
     };
     if pid != stage {
@@ -172,7 +186,7 @@ fn follow(plan: &Plan, stage: Pid, wire: &Wire) -> Result<(Pid, OwnedFd)> {
     match wire.receive()? {
         None if became_the_program(pid) => Ok((pid, pidfd)),
         Some(Message::Failed(error)) => Err(reaped(error)),
-        _ => Err(died(pid)),
+        _ => Err(died(plan, pid)),
     }
 }
 
@@ -189,12 +203,14 @@ fn reaped(error: Error) -> Error {
     error
 }
 
-fn died(pid: Pid) -> Error {
-    let how = how_it_ended(pid);
-    reaped(Error::new(format!("the process {how} before it had become its program")).hint(
-        "the container may have ended, its memory limit may be too low, or its seccomp profile may forbid a call of \
-         the start itself",
-    ))
+fn died(plan: &Plan, pid: Pid) -> Error {
+    let error = Error::new(format!("the process {} before it had become its program", how_it_ended(pid)));
+    reaped(match plan.out_of_memory() {
+        Some(why) => error.hint(why),
+        None => {
+            error.hint("the container may have ended, or its seccomp profile may forbid a call of the start itself")
+        }
+    })
 }
 
 /// Tells the caller of a process that runs.

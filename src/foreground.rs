@@ -16,6 +16,9 @@ use crate::sys::process::{inherited, kill};
 use crate::tty::Relay;
 use crate::wire::receive_descriptor;
 
+/// The exit code of what SIGKILL has ended.
+pub const KILLED: i32 = 128 + libc::SIGKILL;
+
 /// The caller's signals and terminal.
 pub struct Foreground {
     signals: SignalFd,

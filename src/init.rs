@@ -16,6 +16,7 @@ use crate::mount::attach;
 use crate::mount::source::Sources;
 use crate::plan::Plan;
 use crate::process::ProcessPlan;
+use crate::rootfs::Places;
 use crate::safepath::{Leaf, Procfs, Root};
 use crate::state::{Init, State, Status};
 use crate::sys::mount::FsContext;
@@ -77,7 +78,7 @@ fn story(plan: &Plan, inherited: &mut Inherited) -> Result<Infallible> {
     hook::run_all("createContainer", &plan.hooks.create_container, &creating)?;
     let procfs = step("procfs", own_procfs(plan, mounted.procfs))?;
     step("sysctl", sysctl::apply(&plan.sysctls, procfs.as_ref().unwrap_or(&inherited.host_procfs)))?;
-    step("restrictions", rootfs::restrict(&plan.rootfs, &root))?;
+    step("restrictions", rootfs::restrict(&plan.rootfs, &Places { root: &root, mounts: &mounted.reserved }))?;
     step("pivot", rootfs::enter(&plan.rootfs, &root))?;
     step("process", make_directory(plan, &root))?;
     step("root", rootfs::finish(&plan.rootfs, &root))?;

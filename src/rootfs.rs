@@ -1,7 +1,7 @@
 //! The container's root: made from the rootfs, restricted, and entered.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -221,8 +221,28 @@ impl Masks {
     }
 }
 
+/// Where paths are looked for that are to be restricted: in `mounts`, which have these paths, wherever their places are
+/// by now. One who can swap directories of the rootfs meanwhile would else have the restrictions miss their files.
+pub struct Places<'a> {
+    pub root: &'a Root,
+    pub mounts: &'a [(PathBuf, Root)],
+}
+
+impl Places<'_> {
+    fn open(&self, path: &Path) -> nix::Result<OwnedFd> {
+        // The last is on top.
+        for (place, tree) in self.mounts.iter().rev() {
+            let below = path.strip_prefix(place).ok();
+            if let Some(below) = below.filter(|below| !below.components().any(|name| name == Component::ParentDir)) {
+                return tree.open(if below.as_os_str().is_empty() { Path::new(".") } else { below });
+            }
+        }
+        self.root.open(path)
+    }
+}
+
 /// Covers the masked paths and makes the read-only ones so. What does not exist needs neither.
-pub fn restrict(plan: &RootfsPlan, root: &Root) -> Result<()> {
+pub fn restrict(plan: &RootfsPlan, places: &Places) -> Result<()> {
     if !plan.masked.is_empty() {
         let mut masks = match Masks::new() {
             Ok(masks) => Some(masks),
@@ -230,25 +250,25 @@ pub fn restrict(plan: &RootfsPlan, root: &Root) -> Result<()> {
             Err(errno) => return Err(Error::new("cannot make the cover of masked paths").errno(errno)),
         };
         for (index, path) in plan.masked.iter().enumerate() {
-            mask(masks.as_mut(), path, root).map_err(|error| error.pointer(format!("/linux/maskedPaths/{index}")))?;
+            mask(masks.as_mut(), path, places).map_err(|error| error.pointer(format!("/linux/maskedPaths/{index}")))?;
         }
     }
     for (index, path) in plan.readonly_paths.iter().enumerate() {
-        make_read_only(path, root).map_err(|error| error.pointer(format!("/linux/readonlyPaths/{index}")))?;
+        make_read_only(path, places).map_err(|error| error.pointer(format!("/linux/readonlyPaths/{index}")))?;
     }
     Ok(())
 }
 
-fn find(path: &Path, root: &Root) -> Result<Option<OwnedFd>> {
-    match root.open(path) {
+fn find(path: &Path, places: &Places) -> Result<Option<OwnedFd>> {
+    match places.open(path) {
         Ok(place) => Ok(Some(place)),
         Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
         Err(errno) => Err(Error::new("cannot resolve a path to restrict").path(path).errno(errno)),
     }
 }
 
-fn mask(masks: Option<&mut Masks>, path: &Path, root: &Root) -> Result<()> {
-    let Some(place) = find(path, root)? else { return Ok(()) };
+fn mask(masks: Option<&mut Masks>, path: &Path, places: &Places) -> Result<()> {
+    let Some(place) = find(path, places)? else { return Ok(()) };
     let stat = fstat(&place).on_path("cannot look at", path)?;
     let is_directory = file_type(&stat) == SFlag::S_IFDIR;
     match masks {
@@ -267,8 +287,8 @@ fn mask_classic(place: &OwnedFd, is_directory: bool) -> nix::Result<()> {
     mount2(Some("/dev/null"), target.as_str(), NONE, MsFlags::MS_BIND, NONE)
 }
 
-fn make_read_only(path: &Path, root: &Root) -> Result<()> {
-    let Some(place) = find(path, root)? else { return Ok(()) };
+fn make_read_only(path: &Path, places: &Places) -> Result<()> {
+    let Some(place) = find(path, places)? else { return Ok(()) };
     let read_only = MountAttr { set: attr::RDONLY, ..MountAttr::default() };
     let covered = mount::clone_tree(place.as_fd(), c"", true).and_then(|tree| {
         mount::set_attributes(&tree, true, &read_only)?;
@@ -279,7 +299,7 @@ fn make_read_only(path: &Path, root: &Root) -> Result<()> {
             let target = descriptor_path(&place);
             mount2(Some(target.as_str()), target.as_str(), NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE).and_then(
                 |()| {
-                    let top = root.open(path)?;
+                    let top = places.open(path)?;
                     let top = descriptor_path(&top);
                     mount2(NONE, top.as_str(), NONE, remount_read_only(&top), NONE)
                 },

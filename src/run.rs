@@ -3,15 +3,12 @@
 use crate::create::{Created, Request, check_interrupt, create};
 use crate::destroy::destroy;
 use crate::error::{Context, Result};
-use crate::foreground::Foreground;
+use crate::foreground::{Foreground, KILLED};
 use crate::lifecycle::{after_start, go, wait_until_ready};
 use crate::log;
 use crate::state::{Store, does_not_exist};
 use crate::sys::interrupt;
 use crate::sys::process::prctl;
-
-/// The exit code of what SIGKILL has ended.
-const KILLED: i32 = 128 + libc::SIGKILL;
 
 /// What `run` adds to [`Request`].
 #[derive(Clone, Copy, Debug, Default)]

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::stat::{SFlag, fstat};
@@ -21,6 +21,21 @@ use crate::sys::mount::{self, FsContext, MountAttr, attr};
 pub struct Mounted {
     /// The container's own procfs, if one was mounted on /proc.
     pub procfs: Option<Procfs>,
+    /// What was mounted on /proc and /sys, with these paths, in the order in which it was.
+    pub reserved: Vec<(PathBuf, Root)>,
+}
+
+impl Mounted {
+    fn add(&mut self, mount: &MountPlan, tree: OwnedFd) -> Result<()> {
+        let is_at = |path: &str| mount.destination == Path::new(path);
+        if is_at("/proc") && mount.is_plain_procfs() {
+            self.procfs = Some(Procfs::new(tree.try_clone().context(|| "cannot duplicate a descriptor")?)?);
+        }
+        if is_at("/proc") || is_at("/sys") {
+            self.reserved.push((mount.destination.clone(), Root::new(tree)));
+        }
+        Ok(())
+    }
 }
 
 /// Makes every mount, in the order of config.json.
@@ -29,40 +44,35 @@ pub fn all(mounts: &[MountPlan], root: &Root, sources: &mut Sources, cgroups: &c
     for (place, mount) in mounts.iter().enumerate() {
         let tree = sources.trees.get_mut(place).and_then(Option::take);
         let map = sources.maps.get_mut(place).and_then(Option::take);
-        one(mount, root, tree, map.as_ref(), cgroups, &mut mounted)
+        one(mount, root, tree, map.as_ref(), cgroups)
+            .and_then(|tree| tree.map_or(Ok(()), |tree| mounted.add(mount, tree)))
             .map_err(|error| error.pointer(format!("/mounts/{}", mount.index)))?;
     }
     Ok(mounted)
 }
 
+/// The mount itself, where it could be made detached.
 fn one(
     mount: &MountPlan,
     root: &Root,
     tree: Option<OwnedFd>,
     map: Option<&OwnedFd>,
     cgroups: &cgroupfs::View,
-    mounted: &mut Mounted,
-) -> Result<()> {
+) -> Result<Option<OwnedFd>> {
     match &mount.kind {
         Kind::Bind { source, recursive } => bind(mount, source, *recursive, root, tree, map),
         Kind::Filesystem { name, parameters } => {
             let parameters = &with_mode(name, parameters, mount, root)?;
             // An idmapped one is made by the runtime.
             let made = if tree.is_some() { tree } else { new_file_system(name, parameters, mount)? };
-            let Some(tree) = made else { return classic::file_system(mount, name, parameters, root) };
+            let Some(tree) = made else { return classic::file_system(mount, name, parameters, root).map(|()| None) };
             if mount.copy_up {
                 copy_up(&tree, mount, root)?;
             }
-            attach(&tree, mount, root)?;
-            let plain = parameters.iter().all(|parameter| parameter.key.as_c_str() == c"source");
-            let writable = mount.attributes.set & attr::RDONLY == 0;
-            if mount.destination == Path::new("/proc") && name.as_c_str() == c"proc" && plain && writable {
-                mounted.procfs = Some(Procfs::new(tree)?);
-            }
-            Ok(())
+            attach(&tree, mount, root).map(|()| Some(tree))
         }
-        Kind::Cgroup { .. } => cgroup(mount, root, cgroups),
-        Kind::Remount => remount(mount, root),
+        Kind::Cgroup { .. } => cgroup(mount, root, cgroups).map(|()| None),
+        Kind::Remount => remount(mount, root).map(|()| None),
     }
 }
 
@@ -74,22 +84,22 @@ fn bind(
     root: &Root,
     tree: Option<OwnedFd>,
     map: Option<&OwnedFd>,
-) -> Result<()> {
+) -> Result<Option<OwnedFd>> {
     let tree = match tree {
         Some(tree) => tree,
         None => match clone_here(source, recursive)? {
             Some(tree) => match configure(&tree, mount, map) {
                 // Before Linux 5.12 a detached tree cannot be changed.
                 Err(error) if error.os_error() == Some(Errno::ENOSYS) => {
-                    return classic::bind(mount, source, recursive, root);
+                    return classic::bind(mount, source, recursive, root).map(|()| None);
                 }
                 result => result.map(|()| tree)?,
             },
-            None => return classic::bind(mount, source, recursive, root),
+            None => return classic::bind(mount, source, recursive, root).map(|()| None),
         },
     };
     verify_proc(mount, &tree)?;
-    attach(&tree, mount, root)
+    attach(&tree, mount, root).map(|()| Some(tree))
 }
 
 /// Clones a source in init's own namespaces; nothing where the kernel has no open_tree.
@@ -235,7 +245,7 @@ fn cgroup(mount: &MountPlan, root: &Root, cgroups: &cgroupfs::View) -> Result<()
 }
 
 fn each(mounts: &[MountPlan], root: &Root, cgroups: &cgroupfs::View) -> Result<()> {
-    mounts.iter().try_for_each(|mount| one(mount, root, None, None, cgroups, &mut Mounted::default()))
+    mounts.iter().try_for_each(|mount| one(mount, root, None, None, cgroups).map(drop))
 }
 
 /// `remount`: new attributes for the mount that is at the destination.

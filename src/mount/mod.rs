@@ -17,6 +17,7 @@ use std::path::{Component, Path, PathBuf};
 use oci_spec::runtime::Mount;
 
 use crate::error::{Error, Result};
+use crate::sys::mount::attr;
 use idmap::IdMap;
 use options::{Attributes, Options, Propagation};
 
@@ -33,6 +34,15 @@ pub struct MountPlan {
     pub propagation: Vec<Propagation>,
     pub id_map: Option<IdMap>,
     pub copy_up: bool,
+}
+
+impl MountPlan {
+    /// Whether it is a procfs that shows everything and can be written to.
+    fn is_plain_procfs(&self) -> bool {
+        let Kind::Filesystem { name, parameters } = &self.kind else { return false };
+        let plain = parameters.iter().all(|parameter| parameter.key.as_c_str() == c"source");
+        name.as_c_str() == c"proc" && plain && self.attributes.set & attr::RDONLY == 0
+    }
 }
 
 /// What is mounted.
@@ -148,7 +158,7 @@ fn parameters(name: &str, mount: &Mount, options: &Options, around: &Surrounding
         parameters.push(Parameter { key: c_string("source")?, value: Some(c_string(source)?) });
         // Only a file system on a device is read-only by itself; elsewhere the mount's own flag is enough, and
         // the superblock may be shared.
-        if source.starts_with('/') && options.attributes.set & crate::sys::mount::attr::RDONLY != 0 {
+        if source.starts_with('/') && options.attributes.set & attr::RDONLY != 0 {
             parameters.push(Parameter { key: c_string("ro")?, value: None });
         }
     }

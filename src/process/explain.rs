@@ -74,10 +74,8 @@ impl Examined<'_> {
         };
         if file_type(&stat) != SFlag::S_IFREG {
             let is_directory = file_type(&stat) == SFlag::S_IFDIR;
-            // Of the program itself the kernel's word says that already.
-            let told = is_directory && self.depth == 0;
             let kind = if is_directory { "a directory" } else { "not a regular file" };
-            return if told { None } else { found(format!("{name} is {kind}"), "") };
+            return found(format!("{name} is {kind}"), "");
         }
         if faccessat(AT_FDCWD, self.path, AccessFlags::X_OK, AtFlags::AT_EACCESS).is_err() {
             return self.on_a_mount_without_execution().or_else(|| self.without_permission(&stat));

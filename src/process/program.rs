@@ -71,8 +71,8 @@ fn not_found(name: &CStr, path: &[u8]) -> Error {
 pub fn refused(name: &CStr, path: &CStr, errno: Errno) -> Error {
     let reason = match errno {
         Errno::ENOENT => "no such file or directory",
-        Errno::EACCES | Errno::EPERM => "permission denied",
-        Errno::EISDIR => "is a directory",
+        // Of a directory execve(2) says EACCES; engines make 126 of it.
+        Errno::EACCES | Errno::EPERM | Errno::EISDIR => "permission denied",
         Errno::ENOTDIR => "not a directory",
         Errno::ENOEXEC => "exec format error",
         Errno::ETXTBSY => "text file busy",

@@ -47,7 +47,7 @@ fn a_missing_program_and_one_that_is_none() {
     fails(&mut bundle, "nosuch", "executable file not found in $PATH", "");
     fails(&mut bundle, "", "executable file not found in $PATH", "");
     fails(&mut bundle, "/no/such", "no such file or directory", "");
-    fails(&mut bundle, "/etc", "is a directory", "");
+    fails(&mut bundle, "/etc", "permission denied", "it is a directory");
     fails(&mut bundle, "/etc/passwd/x", "not a directory", "");
     symlink("/gone", bundle.rootfs.join("link")).unwrap();
     let found = "it is a symbolic link to \"/gone\", which is missing";

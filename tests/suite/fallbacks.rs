@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Host, is_alive, program};
+use crate::harness::{Bundle, Host, is_alive, program, wait_until};
 use crate::support::{has_all, mount_at};
 
 /// Calls that came with Linux 5.2 to 6.x, by what they do; and as filters of engines older than they are refuse them.
@@ -120,7 +120,7 @@ fn on_older_kernels_containers_go_through_their_lives() {
         bundle.create().ok();
         let pid = bundle.pid();
         verb(&["delete", "--force", &bundle.id]);
-        assert!(!is_alive(pid), "{calls}");
+        wait_until(calls, || !is_alive(pid));
     }
 }
 

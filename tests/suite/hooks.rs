@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Host, is_alive, program, wait_until};
+use crate::harness::{Bundle, Host, is_alive, program, seconds, wait_until};
 
 const KINDS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
 /// Those that run while the container is created.
@@ -280,13 +280,13 @@ fn a_hook_has_its_timeout_and_no_longer() {
         bundle.config["hooks"][kind] = hook.clone();
         let began = Instant::now();
         bundle.create().fails_with("timeout of 1 s");
-        assert!(began.elapsed().as_secs() < 5);
+        assert!(began.elapsed() < seconds(5));
     }
     bundle.config["hooks"] = json!({"poststop": hook});
     bundle.create().ok();
     let began = Instant::now();
     let output = bundle.delete(true).ok();
-    assert!(output.stderr.contains("timeout of 1 s") && began.elapsed().as_secs() < 5, "{output:?}");
+    assert!(output.stderr.contains("timeout of 1 s") && began.elapsed() < seconds(5), "{output:?}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::harness::{Bundle, Host, hierarchies, wait_until};
+use crate::harness::{Bundle, Host, hierarchies, seconds, wait_until};
 use crate::support::{Neighbour, namespace};
 
 /// A hook that says that it runs, by a file, and goes on for long.
@@ -24,7 +24,7 @@ fn interrupted(host: &Host, bundle: &Bundle, verb: &str, flags: &[&str], signal:
     // A second one does not keep it from cleaning up.
     call.signal(Signal::SIGTERM);
     call.wait().fails_with("the creation of the container was interrupted by SIG");
-    assert!(began.elapsed() < Duration::from_secs(3));
+    assert!(began.elapsed() < seconds(3));
     fs::remove_file(marker).unwrap();
     assert!(!host.root.join(&bundle.id).exists());
     let cgroups = hierarchies().into_iter().map(|hierarchy| hierarchy.join(&bundle.id));

@@ -253,6 +253,22 @@ fn huge_pages_are_limited() {
 }
 
 #[test]
+fn packets_have_a_class_and_priorities() {
+    if View::current().is_v2() || !has("net_cls") || !has("net_prio") {
+        return;
+    }
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    let priorities = json!([{"name": "lo", "priority": 500}]);
+    bundle.config["linux"]["resources"]["network"] = json!({"classID": 1_048_577, "priorities": priorities});
+    bundle.create().ok();
+    assert_eq!(read(&bundle, "net_cls", "net_cls.classid"), "1048577");
+    let map = read(&bundle, "net_prio", "net_prio.ifpriomap");
+    assert!(map.lines().any(|line| line == "lo 500"), "{map}");
+    bundle.delete_by_force();
+}
+
+#[test]
 fn a_program_that_takes_too_much_memory_is_killed() {
     if !has("memory") {
         return;

@@ -5,12 +5,11 @@ use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use kelson::sys::process::inherited;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg};
 
-use crate::harness::{Bundle, Call, Host, wait_until};
+use crate::harness::{Bundle, Call, Host, seconds, wait_until};
 use crate::support::user_namespace;
 
 /// A service manager: its socket.
@@ -23,7 +22,7 @@ impl Manager {
     fn new(host: &Host) -> Self {
         let path = host.temp.join("manager");
         let socket = UnixDatagram::bind(&path).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket.set_read_timeout(Some(seconds(10))).unwrap();
         Self { path, socket }
     }
 

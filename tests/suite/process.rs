@@ -37,7 +37,7 @@ fn a_program_that_cannot_be_executed_is_told_in_the_words_that_engines_know() {
         ("nowhere", 0o755, "executable file not found in $PATH"),
         ("", 0o755, "executable file not found in $PATH"),
         ("/nowhere", 0o755, "no such file or directory"),
-        ("/etc", 0o755, "is a directory"),
+        ("/etc", 0o755, "permission denied: it is a directory"),
         ("/etc/passwd/x", 0o755, "not a directory"),
         ("/bin/script", 0o644, "permission denied"),
         ("script", 0o644, "permission denied"),

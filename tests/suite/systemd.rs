@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::harness::{Bundle, Host, View, skip, wait_until};
+use crate::harness::{Bundle, Host, View, seconds, skip, wait_until};
 use crate::rootless::bundle_of_user;
 use crate::support::{namespace, user_namespace};
 
@@ -134,7 +134,7 @@ fn serve(listener: &UnixListener, answer: impl Fn(u32) -> Vec<u8>) -> Vec<u8> {
     let mut all = Vec::new();
     for connection in listener.incoming() {
         let mut connection = connection.unwrap();
-        connection.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        connection.set_read_timeout(Some(seconds(10))).unwrap();
         let mut serial = 0;
         let mut bytes = [0; 16384];
         loop {

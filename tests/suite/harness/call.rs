@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-const DEADLINE: Duration = Duration::from_secs(30);
+use super::seconds;
+
+/// In seconds.
+const DEADLINE: u64 = 30;
 
 /// What a call came to.
 #[derive(Debug)]
@@ -171,15 +174,15 @@ impl Running {
             Some(status) => output(status),
             None => {
                 let (words, said) = (&self.words, output(ExitStatus::default()));
-                panic!("{words:?} did not end in {} s; it said {said:?}", DEADLINE.as_secs())
+                panic!("{words:?} did not end in {} s; it said {said:?}", seconds(DEADLINE).as_secs())
             }
         }
     }
 
     /// None when the deadline passes.
     fn wait_for_end(&mut self) -> Option<ExitStatus> {
-        let began = Instant::now();
-        while began.elapsed() < DEADLINE {
+        let (began, deadline) = (Instant::now(), seconds(DEADLINE));
+        while began.elapsed() < deadline {
             if let Some(status) = self.child.try_wait().expect("the call's status") {
                 self.ended = true;
                 return Some(status);

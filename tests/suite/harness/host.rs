@@ -14,14 +14,14 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::snapshot::{self, Snapshot};
-use super::{Bundle, Call, Output, program};
+use super::{Bundle, Call, Output, program, seconds};
 
 /// One test at a time: they look at the whole machine.
 static TURN: Mutex<()> = Mutex::new(());
 /// The same between several runs of the suite.
 const LOCK: &str = "/tmp/kelson-suite.lock";
-/// How long what a test started has to end.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How many seconds what a test started has to end.
+const PATIENCE: u64 = 3;
 
 /// The host during one test.
 pub struct Host {
@@ -87,7 +87,7 @@ impl Host {
     #[track_caller]
     pub fn reap(&self, pid: i32) -> i32 {
         let began = Instant::now();
-        while began.elapsed() < PATIENCE {
+        while began.elapsed() < seconds(PATIENCE) {
             match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(_, code)) => return code,
                 Ok(WaitStatus::Signaled(_, signal, _)) => return -(signal as i32),
@@ -130,7 +130,7 @@ impl Host {
         loop {
             reap_all();
             let differences = self.differences();
-            if differences.is_empty() || began.elapsed() > PATIENCE {
+            if differences.is_empty() || began.elapsed() > seconds(PATIENCE) {
                 return differences;
             }
             std::thread::sleep(Duration::from_millis(5));

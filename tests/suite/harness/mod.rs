@@ -75,12 +75,18 @@ pub fn skip(reason: &str) {
     let _ = std::io::stderr().write_all(format!("SKIPPED {name}: {reason}\n").as_bytes());
 }
 
+/// That many seconds, or $KELSON_SLOWNESS times as many: for machines that are emulated.
+pub fn seconds(count: u64) -> Duration {
+    let factor = std::env::var("KELSON_SLOWNESS").ok().and_then(|text| text.parse::<u64>().ok());
+    Duration::from_secs(count * factor.unwrap_or(1))
+}
+
 /// Waits up to 10 s until `is_so`.
 #[track_caller]
 pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
+    let (began, deadline) = (Instant::now(), seconds(10));
     while !is_so() {
-        assert!(began.elapsed() < Duration::from_secs(10), "waited in vain until {what}");
+        assert!(began.elapsed() < deadline, "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
