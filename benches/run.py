@@ -53,6 +53,8 @@ class Cost:
 class Bench:
     def __init__(self, work, runtimes, pause):
         self.work, self.runtimes, self.pause = work, runtimes, pause
+        # On a real host this is /run: in memory. So it is here.
+        self.state = tempfile.mkdtemp(prefix="bench-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
         self.count = 0
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self.errors = os.path.join(work, "stderr")
@@ -62,7 +64,7 @@ class Bench:
         return os.path.join(self.work, name)
 
     def argv(self, name, *args):
-        return [self.runtimes[name], "--root", os.path.join(self.work, "state", name), *args]
+        return [self.runtimes[name], "--root", os.path.join(self.state, name), *args]
 
     def new_id(self, name):
         self.count += 1
@@ -185,7 +187,7 @@ class Bench:
 
     def close(self):
         for name in self.runtimes:  # more than those that wait for exec, if a command failed
-            state = os.path.join(self.work, "state", name)
+            state = os.path.join(self.state, name)
             for ident in sorted(os.listdir(state)) if os.path.isdir(state) else []:
                 if ident.startswith("bench-"):
                     subprocess.run(self.argv(name, "delete", "--force", ident), env=ENV, check=False)
@@ -339,6 +341,7 @@ def main():
     finally:
         bench.close()
         shutil.rmtree(work)
+        shutil.rmtree(bench.state)
     if failed:
         sys.exit(f"run.py: {failed}")
     if (after := host_state()) != before:

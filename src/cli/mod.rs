@@ -30,6 +30,7 @@ use crate::error::{Error, Result};
 use crate::log;
 use crate::seal;
 use crate::state::Store;
+use crate::sys::memory;
 use crate::sys::process::keep_children;
 
 /// What every verb takes, before or after its name.
@@ -105,7 +106,10 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> i32 {
     let name = verb.to_str().unwrap_or_default();
     keep_children();
     // First of all: what is read before it would be read again.
-    let sealed = if matches!(name, "create" | "exec" | "run") { seal::ensure() } else { Ok(()) };
+    let sealed = match name {
+        "create" | "exec" | "run" => seal::ensure().inspect(|()| memory::populate()),
+        _ => Ok(()),
+    };
     let run = match name {
         "create" => execute::<create::Create>,
         "delete" => execute::<delete::Delete>,

@@ -8,6 +8,7 @@ pub mod alloc;
 pub mod bpf;
 pub mod fs;
 pub mod interrupt;
+pub mod memory;
 pub mod mount;
 pub mod poll;
 pub mod process;
