@@ -7,7 +7,7 @@ PREFIX  ?= /usr/local
 export KELSON_COMMIT := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 CARGO   := cargo
 
-.PHONY: all build demo test test-unit test-suite lint conformance engines churn test-vm bench install clean
+.PHONY: all build demo test test-unit test-suite lint conformance engines churn attacks test-vm bench install clean
 
 all: build
 
@@ -50,6 +50,12 @@ test-vm:
 # Under what the host shows; for cgroup v2 on a hybrid host see tests/run.
 churn: build
 	conformance/churn $(abspath $(OUT))/kelson
+
+# Against the installed runc and crun too, on a cgroup v2 view.
+attacks: build
+	$(CARGO) build --release --target $(TARGET) -p kelson-conformance
+	conformance/attacks --view v2 --rounds $(or $(ROUNDS),2000) --seconds 300 --table docs/attacks.md \
+		$(OUT) kelson=$(OUT)/kelson $(PEERS)
 
 bench: build
 	python3 benches/run.py kelson=$(abspath $(OUT))/kelson
