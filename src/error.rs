@@ -22,6 +22,8 @@ struct Parts {
     message: String,
     step: String,
     pointer: String,
+    /// What the pointer points into, where that is not config.json.
+    file: PathBuf,
     path: PathBuf,
     errno: Option<Errno>,
     hint: String,
@@ -70,6 +72,20 @@ impl Error {
         self
     }
 
+    /// A place below `root` is in `file`, which has on its own what config.json has there.
+    #[must_use]
+    pub fn of_file(mut self, file: &Path, root: &str) -> Self {
+        match self.0.pointer.strip_prefix(root).map(str::to_owned) {
+            None => self,
+            Some(place) if place.is_empty() => self.path(file),
+            Some(place) => {
+                self.0.pointer = place;
+                file.clone_into(&mut self.0.file);
+                self
+            }
+        }
+    }
+
     /// The kernel's answer.
     #[must_use]
     pub fn errno(mut self, errno: Errno) -> Self {
@@ -102,6 +118,7 @@ impl Error {
         [
             ("step", parts.step.clone()),
             ("pointer", parts.pointer.clone()),
+            ("file", parts.file.display().to_string()),
             ("path", parts.path.display().to_string()),
             ("errno", parts.errno.map(errno_name).unwrap_or_default()),
             ("hint", parts.hint.clone()),
@@ -133,6 +150,7 @@ impl Error {
             path: next().into(),
             errno: next().parse().ok().filter(|number| *number != 0).map(Errno::from_raw),
             hint: next(),
+            file: PathBuf::new(),
         }))
     }
 }
@@ -151,7 +169,9 @@ impl Display for Error {
             write!(f, ": {}", errno_name(errno))?;
         }
         if !parts.pointer.is_empty() {
-            write!(f, " (config.json {})", parts.pointer)?;
+            let is_config = parts.file.as_os_str().is_empty();
+            let file = if is_config { Path::new("config.json") } else { &parts.file };
+            write!(f, " ({} {})", file.display(), parts.pointer)?;
         }
         if !parts.hint.is_empty() {
             write!(f, "; hint: {}", parts.hint)?;
@@ -230,6 +250,15 @@ mod tests {
         assert_eq!(text(Error::new("no").pointer("/linux/seccomp/flags/0")), "no: p.json#/flags/0");
         assert_eq!(text(Error::new("no").pointer("/archMap")), "no: p.json#/archMap");
         assert_eq!(text(Error::new("no")), "no: p.json#");
+    }
+
+    #[test]
+    fn a_part_of_config_json_in_a_file_of_its_own() {
+        let at = |pointer: &str| Error::new("no").pointer(pointer).of_file(Path::new("r.json"), "/linux/resources");
+        assert_eq!(at("/linux/resources/cpu").to_string(), "no (r.json /cpu)");
+        assert_eq!(at("/linux/seccomp").to_string(), "no (config.json /linux/seccomp)");
+        assert_eq!(Error::new("no").of_file(Path::new("-"), "").to_string(), "no: -");
+        assert_eq!(at("/linux/resources/cpu").details().last(), Some(&("file", "r.json".to_owned())));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use nix::sys::signal::SigSet;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
-pub use changes::Changes;
+pub use changes::{Changes, complete};
 
 use crate::cgroup::{Cgroups, join};
 use crate::confinement::{self, Confinement, keyring_name, step};
@@ -67,6 +67,11 @@ impl Plan {
 /// Runs a process in a container. In the foreground its exit code is returned: 128 and the signal's number where it was
 /// killed.
 pub fn exec(store: &Store, request: &Request) -> Result<i32> {
+    let of_file = |error: Error| request.process.iter().fold(error, |error, file| error.of_file(file, "/process"));
+    run(store, request).map_err(of_file)
+}
+
+fn run(store: &Store, request: &Request) -> Result<i32> {
     let plan = plan(store, request)?;
     let (terminal, console) = tty::console(plan.process.terminal, request.console_socket.as_deref(), request.detach)?;
     let mut foreground = if request.detach { None } else { Some(Foreground::begin(SigSet::empty())?) };
@@ -93,7 +98,7 @@ fn plan(store: &Store, request: &Request) -> Result<Plan> {
     let spec = store.spec(&request.id)?;
     let own = spec.process.unwrap_or_default();
     let mut asked = match &request.process {
-        Some(path) => changes::complete(spec::Process::load(path)?, own),
+        Some(path) => complete(spec::Process::load(path)?, own),
         None => spec::Process { args: Vec::new(), terminal: false, ..own },
     };
     request.changes.apply(&mut asked)?;

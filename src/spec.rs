@@ -262,7 +262,7 @@ impl Process {
         let file = std::fs::File::open(path).on_path("cannot open the process", path)?;
         std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_LENGTH), &mut bytes)
             .on_path("cannot read the process", path)?;
-        parse(&bytes).map_err(|error| error.path(path))
+        parse(&bytes).map_err(|error| error.of_file(path, ""))
     }
 }
 

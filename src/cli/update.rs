@@ -1,5 +1,6 @@
 //! `kelson update`.
 
+use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -86,24 +87,26 @@ impl Verb for Update {
     }
 
     fn run(&self, store: &Store) -> Result<i32> {
-        let resources = match self.resources.as_deref() {
-            None | Some("") => self.flags_as_resources()?,
-            Some("-") => read(std::io::stdin(), Path::new("standard input"))?,
-            Some(path) => {
-                read(std::fs::File::open(path).on_path("cannot open the new resources", path)?, Path::new(path))?
-            }
-        };
-        update::update(store, &self.id, &Request { resources, rdt: self.rdt() }).map(|()| 0)
+        let file = self.resources.as_deref().filter(|file| !file.is_empty()).map(Path::new);
+        let resources = file.map_or_else(|| self.flags_as_resources(), read)?;
+        let updated = update::update(store, &self.id, &Request { resources, rdt: self.rdt() });
+        let in_file =
+            |error: Error| file.into_iter().fold(error, |error, file| error.of_file(file, "/linux/resources"));
+        updated.map(|()| 0).map_err(in_file)
     }
 }
 
 /// The most that is read as JSON, in bytes.
 const MAX_LENGTH: u64 = 1 << 20;
 
-fn read(input: impl Read, path: &Path) -> Result<Resources> {
+/// Reads a file, or standard input if it is `-`.
+fn read(path: &Path) -> Result<Resources> {
     let mut bytes = Vec::new();
-    input.take(MAX_LENGTH).read_to_end(&mut bytes).on_path("cannot read the new resources", path)?;
-    parse(&bytes).map_err(|error| error.path(path))
+    let mut all = |input: &mut dyn Read| input.take(MAX_LENGTH).read_to_end(&mut bytes);
+    let is_input = path == Path::new("-");
+    let done = if is_input { all(&mut std::io::stdin()) } else { File::open(path).and_then(|mut file| all(&mut file)) };
+    done.on_path("cannot read the new resources", path)?;
+    parse(&bytes).map_err(|error| error.of_file(path, ""))
 }
 
 impl Update {
@@ -158,7 +161,7 @@ fn number(text: &str) -> Option<Value> {
 }
 
 /// A number of bytes, with a unit of powers of 1024 or without: `-1`, `52428800`, `50M`, `1.5g`, `10 MiB`.
-fn size(text: &str) -> Option<Value> {
+pub fn size(text: &str) -> Option<Value> {
     if text == "-1" {
         return Some((-1).into());
     }

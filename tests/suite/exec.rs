@@ -108,10 +108,10 @@ fn a_process_is_read_from_a_file_or_a_pipe() {
     bundle.exec(&["-p", path], &["true"]).run().exec_fails_with("exclude each other");
     bundle.exec(&["-p", "/nowhere"], &[]).run().exec_fails_with("cannot open the process");
     for (process, text) in [
-        (json!({ "args": [], "cwd": "/" }), "/process/args"),
-        (json!({ "args": ["true"] }), "/process/cwd"),
-        (json!({ "args": ["true"], "cwd": "/", "user": { "uid": u32::MAX } }), "/process/user/uid"),
-        (json!({ "args": "true" }), "not a valid configuration"),
+        (json!({ "args": [], "cwd": "/" }), "process.json /args)"),
+        (json!({ "args": ["true"] }), "process.json /cwd)"),
+        (json!({ "args": ["true"], "cwd": "/", "user": { "uid": u32::MAX } }), "process.json /user/uid)"),
+        (json!({ "args": "true" }), "process.json /args)"),
         (json!([]), "a list where an object belongs"),
     ] {
         write(process);

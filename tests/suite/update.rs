@@ -239,7 +239,15 @@ fn a_file_and_standard_input_have_the_fields_of_config_json() {
     for bad in ["", "[]", "{", "{\"pids\": {\"limit\": \"x\"}}"] {
         host.call(["update", "-r", "-", &bundle.id]).stdin(bad).run().fails_with("not a valid configuration");
     }
-    host.kelson(["update", "-r", "/nowhere", &bundle.id]).fails_with("cannot open the new resources");
+    host.kelson(["update", "-r", "/nowhere", &bundle.id]).fails_with("cannot read the new resources");
+    // The place is in what was given, not in config.json.
+    let wrong = json!({"cpu": {"period": 1}, "memory": {"limit": "x"}}).to_string();
+    host.call(["update", "-r", "-", &bundle.id]).stdin(wrong.clone()).run().fails_with("(- /memory/limit)");
+    fs::write(&file, wrong).unwrap();
+    let path = file.to_str().unwrap();
+    host.kelson(["update", "-r", path, &bundle.id]).fails_with(&format!("({path} /memory/limit)"));
+    fs::write(&file, json!({"unified": {"no.such": "1"}}).to_string()).unwrap();
+    host.kelson(["update", "-r", path, &bundle.id]).fails_with(&format!("({path} /unified/no.such)"));
     assert_eq!(changes(&before, &limits(&bundle)), wanted);
     bundle.delete_by_force();
 }
