@@ -96,12 +96,17 @@ impl RootfsPlan {
     }
 
     /// Where the rootfs is attached: on the root itself in a mount namespace of the container's own, so that it
-    /// needs no path; on its own path where the mounts are the runtime's, or hooks look for it. (As long as the host's
-    /// mounts there are not peers of those on the host, which would get it too.)
+    /// needs no path; on its own path where the mounts are the runtime's, or hooks look for it.
     fn place(&self) -> &Path {
-        let at_own_path = !self.own_mounts || self.is_seen_by_hooks && !self.is_shared();
-        if at_own_path { &self.path } else { Path::new("/") }
+        if self.own_mounts && !self.is_seen_by_hooks { Path::new("/") } else { &self.path }
     }
+}
+
+/// Cuts the mount that `path` is in off from its peers on the host, which would get what is attached there too.
+fn cut_off(path: &Path) -> nix::Result<()> {
+    // Only the path of a mount's own root names it: that is one of those above.
+    let cut = |place: &Path| mount2(NONE, place, NONE, MsFlags::MS_PRIVATE, NONE);
+    path.ancestors().map(cut).find(|result| *result != Err(Errno::EINVAL)).unwrap_or(Ok(()))
 }
 
 /// Cuts the new mount namespace off from the host's and attaches the rootfs. Nothing that is mounted from here on is
@@ -109,9 +114,11 @@ impl RootfsPlan {
 pub fn attach(plan: &RootfsPlan, tree: Option<OwnedFd>) -> Result<Root> {
     if plan.own_mounts {
         // As slaves, the host's mounts still tell volumes that ask for it what is mounted there later. As peers they
-        // also tell the host: then only the root is cut off, and the rest in `enter`.
-        let cut = if plan.is_shared() { MsFlags::MS_PRIVATE } else { MsFlags::MS_REC | MsFlags::MS_SLAVE };
-        mount2(NONE, "/", NONE, cut, NONE).context(|| "cannot cut the new mount namespace off from the host's")?;
+        // also tell the host: then only what the rootfs goes below is cut off, and the rest in `enter`.
+        let slaves = || mount2(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_SLAVE, NONE);
+        let peers = || cut_off(Path::new("/")).and_then(|()| cut_off(plan.place()));
+        let cut = if plan.is_shared() { peers() } else { slaves() };
+        cut.context(|| "cannot cut the new mount namespace off from the host's")?;
     }
     let tree = match tree {
         Some(tree) => tree,

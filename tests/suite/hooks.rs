@@ -192,8 +192,40 @@ fn hooks_of_the_container_see_its_file_systems() {
         "createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", script]}],
         "startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", "test -e /proc/1 && echo ok > /shared/start"]}],
     });
-    bundle.run().ok();
-    assert!(shared.directory.join("create").exists() && shared.directory.join("start").exists());
+    for propagation in ["", "rslave", "shared", "rshared"] {
+        bundle.config["linux"]["rootfsPropagation"] = json!(propagation);
+        bundle.run().ok();
+        for name in ["create", "start"] {
+            fs::remove_file(shared.directory.join(name)).expect(propagation);
+        }
+    }
+}
+
+#[test]
+fn what_is_mounted_in_a_shared_rootfs_is_not_seen_where_the_host_has_it() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    let shared = Shared::new(&host, &mut bundle);
+    // A host as systemd sets it up: every mount has peers. The rootfs is a mount of its own, and below another.
+    let script = format!("mount --make-rshared / && mount --bind {0} {0} && exec \"$@\"", bundle.rootfs.display());
+    bundle.wrapper = ["unshare", "-m", "--propagation", "private", "sh", "-c", &script, "sh"].map(Into::into).to_vec();
+    let mounted = format!(
+        "mount -t tmpfs of-hook {0}/tmp && echo ok > {0}/tmp/file; grep -c of-hook /proc/self/mounts > {1}/inside",
+        bundle.rootfs.display(),
+        shared.directory.display()
+    );
+    let outside =
+        format!("grep -c {} /proc/self/mounts > {}/outside; true", bundle.rootfs.display(), shared.directory.display());
+    bundle.config["hooks"] = json!({
+        "createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", mounted]}],
+        "poststart": [{"path": "/bin/sh", "args": ["sh", "-c", outside]}],
+    });
+    for propagation in ["rslave", "rshared"] {
+        bundle.config["linux"]["rootfsPropagation"] = json!(propagation);
+        assert_eq!(bundle.script("cat /tmp/file").run().ok().stdout, "ok\n", "{propagation}");
+        let count = |name: &str| fs::read_to_string(shared.directory.join(name)).unwrap();
+        assert_eq!([count("inside"), count("outside")], ["1\n", "1\n"], "{propagation}");
+    }
 }
 
 /// Asserts that `verb` fails for a hook of `kind`, that the container is gone, and that the poststop hooks ran.

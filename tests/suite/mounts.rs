@@ -119,6 +119,14 @@ fn tmpcopyup_copies_what_is_covered() {
     bundle.config["mounts"].as_array_mut().unwrap().pop();
     bundle.mount("/var", "tmpfs", "tmpfs", &["tmpcopyup", "ro"]);
     bundle.script("test -e /var/link || exit 1; touch /var/x").run().fails_with("Read-only file system");
+    // What it copies from may be read-only as well, the image or a volume.
+    bundle.config["mounts"].as_array_mut().unwrap().pop();
+    let volume = bundle.rootfs.join("var");
+    bundle.mount("/mnt", "bind", &volume, &["bind", "ro"]);
+    bundle.mount("/mnt/sub", "tmpfs", "tmpfs", &["tmpcopyup"]);
+    bundle.config["root"]["readonly"] = json!(true);
+    let script = "touch /mnt/x /x 2>/dev/null && exit 1; echo more >> /mnt/sub/file; cat /mnt/sub/file";
+    assert_eq!(bundle.script(script).run().ok().stdout, "copiedmore\n");
 }
 
 #[test]

@@ -105,16 +105,23 @@ fn impossible_terminals_are_refused() {
     fails_at(&bundle.run(), "/process/terminal");
 }
 
-/// A `run` in the foreground on a terminal of 44 lines and 55 columns.
+/// A `run` in the foreground.
 fn foreground(host: &Host, bundle: &Bundle<'_>) -> (Child, OpenptyResult) {
+    bundle.write_config();
+    let path = bundle.path.to_str().unwrap();
+    on_terminal(host, &["run", "--bundle", path, &bundle.id])
+}
+
+/// kelson on a terminal of 44 lines and 55 columns.
+fn on_terminal(host: &Host, arguments: &[&str]) -> (Child, OpenptyResult) {
     let size = Winsize { ws_row: 44, ws_col: 55, ws_xpixel: 0, ws_ypixel: 0 };
     let pty = openpty(Some(&size), None).unwrap();
-    bundle.write_config();
     let end = || pty.slave.try_clone().unwrap();
     let child = Command::new("setsid")
         .arg(program("kelson"))
-        .args(["--root".into(), host.root.clone(), "run".into(), "--bundle".into(), bundle.path.clone()])
-        .arg(&bundle.id)
+        .arg("--root")
+        .arg(&host.root)
+        .args(arguments)
         .stdin(end())
         .stdout(end())
         .stderr(end())
@@ -239,6 +246,30 @@ fn the_callers_terminal_is_restored_after_an_error_and_a_signal() {
         assert_eq!(child.wait().unwrap().code(), Some(9), "{signal}");
         assert!(is_restored(&pty), "{signal}");
     }
+}
+
+#[test]
+fn the_callers_terminal_is_restored_after_an_exec() {
+    let host = Host::new();
+    let mut bundle = with_terminal(&host, "sleep 100");
+    bundle.config["process"]["terminal"] = json!(false);
+    bundle.up();
+    let script = "trap 'exit 9' TERM HUP; echo set; while :; do sleep 0.01; done";
+    for signal in [Signal::SIGTERM, Signal::SIGHUP] {
+        let (mut child, pty) = on_terminal(&host, &["exec", "-t", &bundle.id, "sh", "-c", script]);
+        let mut master = File::from(pty.master.try_clone().unwrap());
+        read_until(&mut master, "set");
+        assert!(!is_restored(&pty), "not raw");
+        kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(9), "{signal}");
+        assert!(is_restored(&pty), "{signal}");
+    }
+    // What fails once the terminal was taken.
+    let (mut child, pty) =
+        on_terminal(&host, &["exec", "-t", "--pid-file", "/nowhere/pid", &bundle.id, "sleep", "100"]);
+    assert_eq!(child.wait().unwrap().code(), Some(255));
+    assert!(is_restored(&pty), "after an error");
+    bundle.delete_by_force();
 }
 
 /// Reads until `text` has come.
