@@ -7,9 +7,9 @@
 mod bus;
 mod message;
 mod properties;
-mod text;
+pub mod text;
 mod unit;
-mod value;
+pub mod value;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

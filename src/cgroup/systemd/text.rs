@@ -1,16 +1,17 @@
 //! GVariant's text format (GLib, "GVariant Text Format"), as far as unit properties need it: how the annotations
 //! `org.systemd.property.*` write their values.
 
-use super::value::{Value, types};
+use super::value::{MAX_SIGNATURE, Value, types};
 use crate::error::{Error, Result};
 
-/// How deep containers may be nested.
-const MAX_DEPTH: usize = 8;
+/// How deep values may be nested, with the words for their types.
+const MAX_DEPTH: usize = 16;
 
 /// Reads one value. A number without a type is an int32, or a double if it has a fraction.
 pub fn parse(text: &str) -> Result<Value> {
     let mut parser = Parser { rest: text.trim(), depth: 0 };
     let value = parser.value(None).and_then(|value| match parser.rest.trim_start() {
+        "" if value.signature().len() > MAX_SIGNATURE => Err("it has too many members".into()),
         "" => Ok(value),
         left => Err(format!("{left:?} is left over")),
     });
@@ -41,12 +42,25 @@ type Parsed<T> = std::result::Result<T, String>;
 
 impl<'a> Parser<'a> {
     fn value(&mut self, expected: Option<&str>) -> Parsed<Value> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err("it is nested too deep".into());
+        }
+        let value = self.any(expected);
+        self.depth -= 1;
+        value
+    }
+
+    fn any(&mut self, expected: Option<&str>) -> Parsed<Value> {
         self.rest = self.rest.trim_start();
         match self.rest.chars().next() {
             None => Err("a value is missing".into()),
             Some('@') => {
                 self.rest = &self.rest[1..];
                 let signature = self.until(char::is_whitespace);
+                if types(signature).is_none_or(|types| types.len() != 1) {
+                    return Err(format!("{signature:?} is no type"));
+                }
                 self.value(Some(signature))
             }
             Some('[') => self.array(expected),
@@ -106,17 +120,12 @@ impl<'a> Parser<'a> {
 
     /// The values up to `end`, separated by commas; `kind` tells the type of the next by those before it.
     fn list(&mut self, end: char, kind: impl Fn(&[Value]) -> Option<String>) -> Parsed<Vec<Value>> {
-        self.depth += 1;
-        if self.depth > MAX_DEPTH {
-            return Err("it is nested too deep".into());
-        }
         self.rest = &self.rest[1..];
         let mut values = Vec::new();
         loop {
             self.rest = self.rest.trim_start();
             if let Some(rest) = self.rest.strip_prefix(end) {
                 self.rest = rest;
-                self.depth -= 1;
                 return Ok(values);
             }
             if !values.is_empty() {
@@ -236,7 +245,9 @@ mod tests {
 
     #[test]
     fn what_is_no_value_is_an_error() {
-        let nested = "[".repeat(10_000);
+        let (nested, words) = ("[".repeat(10_000), format!("{}1", "byte ".repeat(1 << 20)));
+        // A message has one byte for the length of a type.
+        let many = format!("({})", "1, ".repeat(300));
         for text in [
             "",
             "'",
@@ -270,9 +281,14 @@ mod tests {
             "é",
             "@",
             "@é 1",
+            "@a? []",
+            "@asas []",
+            "@a(sv\u{5}) []",
             &nested,
+            &words,
+            &many,
         ] {
-            assert!(parse(text).is_err(), "{text:?}: {:?}", parse(text));
+            assert!(parse(text).is_err(), "{text:.40?}: {:?}", parse(text));
         }
     }
 }

@@ -199,11 +199,17 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The complete types that a signature consists of.
+/// The longest signature that a message can hold.
+pub const MAX_SIGNATURE: usize = 255;
+
+/// The complete types that a signature consists of; nothing where it is none.
 pub fn types(mut signature: &str) -> Option<Vec<&str>> {
+    if signature.len() > MAX_SIGNATURE {
+        return None;
+    }
     let mut found = Vec::new();
     while !signature.is_empty() {
-        let (first, rest) = signature.split_at_checked(length_of_first(signature.as_bytes())?)?;
+        let (first, rest) = signature.split_at_checked(length_of_first(signature.as_bytes(), 0)?)?;
         found.push(first);
         signature = rest;
     }
@@ -211,24 +217,21 @@ pub fn types(mut signature: &str) -> Option<Vec<&str>> {
 }
 
 /// How long the first complete type of a signature is.
-fn length_of_first(signature: &[u8]) -> Option<usize> {
-    match signature.first()? {
-        b'a' => Some(1 + length_of_first(&signature[1..])?),
-        b'(' | b'{' => {
-            let mut depth = 0_usize;
-            let end = signature.iter().position(|byte| {
-                match byte {
-                    b'(' | b'{' => depth += 1,
-                    b')' | b'}' => depth -= 1,
-                    _ => {}
-                }
-                depth == 0
-            })?;
-            Some(end + 1)
-        }
-        b')' | b'}' => None,
-        _ => Some(1),
+fn length_of_first(signature: &[u8], depth: usize) -> Option<usize> {
+    if depth > MAX_DEPTH {
+        return None;
     }
+    let close = match signature.first()? {
+        b'a' => return Some(1 + length_of_first(&signature[1..], depth + 1)?),
+        b'(' => b')',
+        b'{' => b'}',
+        letter => return b"ybnqiuxtdsogvh".contains(letter).then_some(1),
+    };
+    let mut end = 1;
+    while *signature.get(end)? != close {
+        end += length_of_first(&signature[end..], depth + 1)?;
+    }
+    (end > 1).then_some(end + 1)
 }
 
 #[cfg(test)]
@@ -296,6 +299,11 @@ mod tests {
             (")", &[1][..]),
             ("a", &[0; 4][..]),
             ("?", &[0; 4][..]),
+            ("a(?)", &[0; 8][..]),
+            ("a(s}", &[0; 8][..]),
+            ("a()", &[0; 8][..]),
+            (&"i".repeat(256), &[0; 2048][..]),
+            (&format!("{}i", "a".repeat(100)), &[0; 4][..]),
         ] {
             assert_eq!(Reader::new(bytes).all(signature), None, "{signature}");
         }
