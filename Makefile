@@ -7,7 +7,7 @@ PREFIX  ?= /usr/local
 export KELSON_COMMIT := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 CARGO   := cargo
 
-.PHONY: all build demo test test-unit test-suite lint conformance engines churn attacks test-vm bench install clean
+.PHONY: all build demo test test-unit test-suite lint conformance fuzz engines churn attacks test-vm bench install clean
 
 all: build
 
@@ -39,6 +39,11 @@ test-suite: .toolchain
 PEERS   := $(foreach peer,runc crun,$(addprefix $(peer)=,$(shell PATH=$$PATH:/usr/sbin command -v $(peer))))
 conformance: build
 	@conformance/oci/run kelson=$(abspath $(OUT))/kelson $(PEERS)
+
+# Every reader of input, SECONDS in all, from the corpus in fuzz/.
+SECONDS ?= 120
+fuzz:
+	fuzz/run $(SECONDS)
 
 engines: build
 	conformance/engines/run $(abspath $(OUT))/kelson

@@ -137,7 +137,7 @@ impl Exec {
 }
 
 /// `UID` or `UID:GID`, in decimal and nothing else: what cannot be read must not be taken for root (CVE-2026-30892).
-fn parse_user(text: &str) -> Result<(Option<u32>, Option<u32>)> {
+pub fn parse_user(text: &str) -> Result<(Option<u32>, Option<u32>)> {
     let (uid, gid) = text.split_once(':').map_or((text, None), |(uid, gid)| (uid, Some(gid)));
     let gid = gid.map(|gid| parse_id("--user", gid)).transpose()?;
     Ok((Some(parse_id("--user", uid)?), gid))

@@ -5,7 +5,7 @@ mod arguments;
 mod create;
 mod delete;
 mod events;
-mod exec;
+pub mod exec;
 mod features;
 mod help;
 mod kill;
@@ -18,7 +18,7 @@ mod seccomp;
 mod spec;
 mod start;
 mod state;
-mod update;
+pub mod update;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

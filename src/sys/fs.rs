@@ -96,7 +96,7 @@ pub fn memfd(name: &CStr) -> nix::Result<OwnedFd> {
 
 /// `TIOCGPTPEER`, `ioctl_tty(2)`: the peer of a pty without going through a path (CVE-2025-52565).
 pub fn pty_peer(master: impl AsFd) -> nix::Result<OwnedFd> {
-    const TIOCGPTPEER: libc::c_int = 0x5441;
+    const TIOCGPTPEER: libc::Ioctl = 0x5441;
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
     // SAFETY: TIOCGPTPEER takes open flags by value and returns a new descriptor.
     descriptor(unsafe { libc::ioctl(master.as_fd().as_raw_fd(), TIOCGPTPEER, flags) }.into())
@@ -105,7 +105,7 @@ pub fn pty_peer(master: impl AsFd) -> nix::Result<OwnedFd> {
 /// `TIOCSCTTY`, `ioctl_tty(2)`: makes `terminal` the controlling terminal of the calling session leader.
 pub fn set_controlling_terminal(terminal: impl AsFd) -> nix::Result<()> {
     // SAFETY: TIOCSCTTY takes an integer by value.
-    unit(unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSCTTY as libc::c_int, 0) }.into())
+    unit(unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSCTTY as libc::Ioctl, 0) }.into())
 }
 
 /// The size of a terminal in rows and columns, `TIOCGWINSZ`.
@@ -113,7 +113,7 @@ pub fn window_size(terminal: impl AsFd) -> nix::Result<(u16, u16)> {
     // SAFETY: winsize is plain data, and TIOCGWINSZ fills it.
     unsafe {
         let mut size: libc::winsize = std::mem::zeroed();
-        unit(libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCGWINSZ as libc::c_int, &raw mut size).into())?;
+        unit(libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCGWINSZ as libc::Ioctl, &raw mut size).into())?;
         Ok((size.ws_row, size.ws_col))
     }
 }
@@ -122,7 +122,7 @@ pub fn window_size(terminal: impl AsFd) -> nix::Result<(u16, u16)> {
 pub fn set_window_size(terminal: impl AsFd, (rows, columns): (u16, u16)) -> nix::Result<()> {
     let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: TIOCSWINSZ reads a winsize.
-    unit(unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSWINSZ as libc::c_int, &raw const size) }.into())
+    unit(unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSWINSZ as libc::Ioctl, &raw const size) }.into())
 }
 
 /// `setdomainname(2)`.
@@ -136,7 +136,7 @@ pub fn unlock_pty(master: impl AsFd) -> nix::Result<()> {
     let unlocked: libc::c_int = 0;
     // SAFETY: TIOCSPTLCK reads an integer.
     unit(
-        unsafe { libc::ioctl(master.as_fd().as_raw_fd(), libc::TIOCSPTLCK as libc::c_int, &raw const unlocked) }.into(),
+        unsafe { libc::ioctl(master.as_fd().as_raw_fd(), libc::TIOCSPTLCK as libc::Ioctl, &raw const unlocked) }.into(),
     )
 }
 
