@@ -471,7 +471,7 @@ fn cpus_are_chosen_before_and_after_joining_the_cgroup() {
     }
     let process = json!({ "args": ["true"], "cwd": "/", "execCPUAffinity": { "initial": "9000" } });
     fs::write(&file, process.to_string()).unwrap();
-    bundle.exec(&["-p", file.to_str().unwrap()], &[]).run().exec_fails_with("/process/execCPUAffinity/initial");
+    bundle.exec(&["-p", file.to_str().unwrap()], &[]).run().exec_fails_with("process.json /execCPUAffinity/initial)");
     bundle.delete_by_force();
 }
 
