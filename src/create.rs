@@ -5,6 +5,7 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, socket};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -137,7 +138,7 @@ fn make(
     // What is about to be made is written down first: a runtime that is killed leaves something to clean up by. But
     // not a cgroup that is somebody else's.
     plan.cgroup.check_unused().map_err(|error| error.step("cgroup"))?;
-    state.cgroup = plan.cgroup.state();
+    state.cgroup = plan.cgroup.state().map_err(|error| error.step("cgroup"))?;
     container.save(state)?;
     let mut scope = plan.cgroup.connect().map_err(|error| error.step("cgroup"))?;
     let cgroups = plan.cgroup.make(plan.namespaces.needs_stage()).map_err(|error| error.step("cgroup"))?;
@@ -153,7 +154,7 @@ fn make(
     let mut awaited = Awaited::new(pidfd.as_ref());
     drop(inherited);
 
-    state.init = Some(Init::of(pid.as_raw()));
+    state.init = Some(Init::of(pid.as_raw())?);
     if let Some(scope) = &mut scope {
         enter_scope(plan, pid, scope, state)?;
     }
@@ -165,7 +166,7 @@ fn make(
         drop(awaited);
         pidfd = pidfd_open(pid).ok();
         awaited = Awaited::new(pidfd.as_ref());
-        state.init = Some(Init::of(pid.as_raw()));
+        state.init = Some(Init::of(pid.as_raw())?);
         plan.cgroup.limit_processes().map_err(|error| error.step("cgroup"))?;
     } else {
         if plan.namespaces.has_new(libc::CLONE_NEWUSER as u64) {
@@ -336,8 +337,11 @@ fn wait_until_ready(plan: &Plan, pid: Pid, state: &State, wire: &Wire, now: bool
                 // What the validation suite and crun have in this deprecated hook.
                 hook::run_all("prestart", &plan.hooks.prestart, &state.to_oci(Status::Created))?;
                 hook::run_all("createRuntime", &plan.hooks.create_runtime, &oci_state)?;
-                // An init that has gone meanwhile shows when nothing more is received.
-                let _ = wire.send(&Message::HooksRan(pid.as_raw()));
+                match wire.send(&Message::HooksRan(pid.as_raw())) {
+                    // An init that has gone meanwhile shows when nothing more is received.
+                    Err(error) if error.os_error() != Some(Errno::EPIPE) => return Err(error),
+                    _ => {}
+                }
             }
             Some(Message::Failed(error)) => return Err(reaped(pid, error)),
             _ => return Err(died(pid, &state.cgroup)),

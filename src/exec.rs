@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 pub use changes::{Changes, complete};
@@ -197,9 +197,7 @@ fn follow(plan: &Plan, stage: Pid, wire: &Wire) -> Result<(Pid, OwnedFd)> {
 
 /// Whether a process that has closed its end did so by execve(2), and was not killed before it.
 fn became_the_program(pid: Pid) -> bool {
-    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    matches!(waitid(Id::Pid(pid), look), Ok(WaitStatus::StillAlive))
-        || !Init { pid: pid.as_raw(), start_time: 0 }.ended_before_exec()
+    !Init { pid: pid.as_raw(), start_time: 0 }.ended_before_exec()
 }
 
 /// The error, once nothing of the attempt is left.

@@ -3,6 +3,7 @@
 use std::io::{Stdin, Stdout};
 use std::os::fd::OwnedFd;
 
+use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -114,8 +115,9 @@ fn reap(pid: Pid) -> Option<i32> {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::Exited(ended, status)) if ended == pid => code = Some(status),
             Ok(WaitStatus::Signaled(ended, signal, _)) if ended == pid => code = Some(128 + signal as i32),
-            Ok(WaitStatus::StillAlive) | Err(_) => return code,
-            Ok(_) => {}
+            Ok(WaitStatus::StillAlive) => return code,
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return code,
         }
     }
 }

@@ -268,6 +268,10 @@ pub fn stage(plan: &Plan, inherited: &mut Inherited) -> ! {
         },
         Ok(Forked::Parent { pid, .. }) => {
             let told = inherited.wire.send(&Message::Init(pid.as_raw()));
+            if told.is_err() {
+                // It would wait for a runtime that does not know of it, and that for it.
+                let _ = sys::kill(pid, libc::SIGKILL);
+            }
             std::process::exit(i32::from(told.is_err()))
         }
         Err(error) => give_up(inherited, error),

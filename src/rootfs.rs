@@ -289,7 +289,8 @@ fn mask(masks: Option<&mut Masks>, path: &Path, places: &Places) -> Result<()> {
 fn mask_classic(place: &OwnedFd, is_directory: bool) -> nix::Result<()> {
     let target = descriptor_path(place);
     if is_directory {
-        return mount2(Some("tmpfs"), target.as_str(), Some("tmpfs"), MsFlags::MS_RDONLY, Some("size=0k"));
+        let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        return mount2(Some("tmpfs"), target.as_str(), Some("tmpfs"), flags, Some("size=0k"));
     }
     mount2(Some("/dev/null"), target.as_str(), NONE, MsFlags::MS_BIND, NONE)
 }

@@ -5,14 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::{Flock, FlockArg, Flockable, OFlag};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::CgroupState;
@@ -117,8 +117,16 @@ struct Stat {
 /// Of a process that was forked and has not executed a program since: `PF_FORKNOEXEC`, the same since Linux 2.6.
 const FORKED_BUT_NOT_EXECUTED: u64 = 0x40;
 
-fn stat(pid: i32) -> Option<Stat> {
-    let text = String::from_utf8_lossy(&sys::fs::read(format!("/proc/{pid}/stat").as_str()).ok()?).into_owned();
+/// None: there is no such process.
+fn stat(pid: i32) -> nix::Result<Option<Stat>> {
+    match sys::fs::read(format!("/proc/{pid}/stat").as_str()) {
+        Ok(text) => Ok(parse_stat(&String::from_utf8_lossy(&text))),
+        Err(Errno::ENOENT | Errno::ESRCH) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn parse_stat(text: &str) -> Option<Stat> {
     // The name, in parentheses, may hold anything.
     let mut fields = text.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?.chars().next()?;
@@ -129,19 +137,23 @@ fn stat(pid: i32) -> Option<Stat> {
 
 impl Init {
     /// Notes the start time of a process that exists.
-    pub fn of(pid: i32) -> Self {
-        Self { pid, start_time: stat(pid).map_or(0, |stat| stat.start_time) }
+    pub fn of(pid: i32) -> Result<Self> {
+        let stat = stat(pid).context(|| format!("cannot look at process {pid}"))?;
+        Ok(Self { pid, start_time: stat.map_or(0, |stat| stat.start_time) })
     }
 
+    /// One that cannot be looked at is taken for a running one: nothing of it is given up.
     fn look(self) -> Option<Stat> {
-        stat(self.pid).filter(|stat| stat.start_time == self.start_time && !matches!(stat.state, 'Z' | 'X'))
+        let unseen = Stat { state: 'R', flags: 0, start_time: self.start_time };
+        let found = stat(self.pid).unwrap_or(Some(unseen));
+        found.filter(|stat| stat.start_time == self.start_time && !matches!(stat.state, 'Z' | 'X'))
     }
 
     /// Whether the process, which closed what it closes on exec, is seen to have ended instead: the kernel clears the
     /// flag before it closes anything. One that was waited for already may have been more.
     pub fn ended_before_exec(self) -> bool {
         let is_same = |stat: &Stat| self.start_time == 0 || stat.start_time == self.start_time;
-        stat(self.pid).filter(is_same).is_some_and(|stat| stat.flags & FORKED_BUT_NOT_EXECUTED != 0)
+        stat(self.pid).ok().flatten().filter(is_same).is_some_and(|stat| stat.flags & FORKED_BUT_NOT_EXECUTED != 0)
     }
 
     /// Whether the process is there and not a zombie.
@@ -218,12 +230,12 @@ impl Store {
         self.make_root()?;
         let path = self.root.join(id);
         match DirBuilder::new().mode(0o700).create(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 Err(Error::new(format!("container with given ID already exists: {id}")).path(&path))
             }
             result => {
                 result.on_path("cannot make the container's directory", &path)?;
-                Container::lock(path)
+                Container::lock(path.clone()).inspect_err(|_| drop(fs::remove_dir(path)))
             }
         }
     }
@@ -248,22 +260,25 @@ impl Store {
 
     /// The directory of an existing container, locked for a verb that changes it.
     pub fn open(&self, id: &str) -> Result<Container> {
-        validate_id(id)?;
-        let path = self.root.join(id);
-        if !path.is_dir() {
-            return Err(does_not_exist(id));
-        }
-        Container::lock(path)
+        Container::lock(self.existing(id)?)
     }
 
     /// The state of an existing container, without a lock.
     pub fn load(&self, id: &str) -> Result<State> {
+        Container { path: self.existing(id)?, lock: None }.load()
+    }
+
+    /// The directory of a container that exists.
+    fn existing(&self, id: &str) -> Result<PathBuf> {
         validate_id(id)?;
         let path = self.root.join(id);
-        if !path.is_dir() {
-            return Err(does_not_exist(id));
+        match fs::metadata(&path) {
+            Ok(data) if data.is_dir() => Ok(path),
+            Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                Err(error).on_path("cannot look for the container", path)
+            }
+            _ => Err(does_not_exist(id)),
         }
-        Container { path, lock: None }.load()
     }
 
     /// The configuration that a container was made with: later changes of its bundle do not matter (runtime.md).
@@ -292,7 +307,10 @@ impl Store {
     /// Whether there is a directory of this name and no other kelson at work on it.
     fn is_left(&self, id: &str) -> bool {
         let directory = File::open(self.root.join(id));
-        let free = |directory: File| Flock::lock(directory, FlockArg::LockSharedNonblock).is_ok();
+        let free = |directory: File| {
+            let lock = Flock::lock(directory, FlockArg::LockSharedNonblock);
+            lock.map(release).is_ok()
+        };
         directory.is_ok_and(|directory| directory.metadata().is_ok_and(|data| data.is_dir()) && free(directory))
     }
 }
@@ -310,6 +328,24 @@ pub fn validate_id(id: &str) -> Result<()> {
         return Err(Error::new(format!("invalid container ID {shown:?}")).hint("letters, digits and _ + - . only"));
     }
     Ok(())
+}
+
+/// Gives a lock back. One that will not go ends with this process: dropped, it would be a panic.
+fn release<T: Flockable>(mut lock: Flock<T>) {
+    const ATTEMPTS: usize = 3;
+    for _ in 0..ATTEMPTS {
+        match lock.unlock() {
+            Ok(_) => return,
+            Err((back, _)) => lock = back,
+        }
+    }
+    std::mem::forget(lock);
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        self.unlock();
+    }
 }
 
 impl Container {
@@ -331,7 +367,9 @@ impl Container {
 
     /// Lets other verbs work on the container.
     pub fn unlock(&mut self) {
-        self.lock = None;
+        if let Some(lock) = self.lock.take() {
+            release(lock);
+        }
     }
 
     /// The number of the lock's descriptor. A copy of this process has to close it: the lock belongs to all copies,
@@ -344,9 +382,10 @@ impl Container {
     /// Reads state.json.
     pub fn load(&self) -> Result<State> {
         let path = self.path.join("state.json");
-        let bytes = sys::fs::read(&path).on_path("the container's state cannot be read", &path).map_err(|error| {
-            error.hint("its creation may have been interrupted; `kelson delete --force` removes it")
-        })?;
+        let bytes = match sys::fs::read(&path) {
+            Err(Errno::ENOENT) => return Err(self.interrupted()),
+            result => result.on_path("the container's state cannot be read", &path)?,
+        };
         let state: State = serde_json::from_slice(&bytes)
             .map_err(|error| Error::new(format!("the container's state is not valid: {error}")).path(&path))
             .map_err(|error| {
@@ -357,6 +396,14 @@ impl Container {
             return Err(Error::new(message).path(path));
         }
         Ok(state)
+    }
+
+    /// There is only the directory.
+    fn interrupted(&self) -> Error {
+        let id = self.path.file_name().unwrap_or_default();
+        Error::new(format!("container {id:?} does not exist: its creation was interrupted, or has only begun"))
+            .errno(Errno::ENOENT)
+            .hint("`kelson delete --force` makes its name free")
     }
 
     /// Replaces state.json.
@@ -393,14 +440,14 @@ impl Container {
         self.remove_file("state.json.new")?;
         self.remove_file(START_SOCKET)?;
         match fs::remove_dir(&self.path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             result => result.on_path("cannot remove the container's directory", &self.path),
         }
     }
 
     fn remove_file(&self, name: &str) -> Result<()> {
         match fs::remove_file(self.path.join(name)) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             result => result.on_path("cannot remove", self.path.join(name)),
         }
     }
@@ -433,7 +480,7 @@ mod tests {
 
     #[test]
     fn this_process_is_alive_and_another_with_its_id_is_not() {
-        let own = Init::of(std::process::id() as i32);
+        let own = Init::of(std::process::id() as i32).unwrap();
         assert!(own.start_time > 0 && own.is_alive());
         assert!(!Init { start_time: own.start_time + 1, ..own }.is_alive());
     }

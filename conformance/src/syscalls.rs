@@ -89,6 +89,12 @@ const NEW: &[(&str, libc::c_long)] = &[
 /// What is behind a pointer no filter can see: clone3 into a cgroup goes with all of clone3.
 const ALIASES: &[(&str, libc::c_long)] = &[("clone3-into-cgroup", libc::SYS_clone3)];
 
+/// The name of a system call; its number where that has no name here.
+pub fn name(number: libc::c_long) -> String {
+    let named = [COMMON, LEGACY, NEW].into_iter().flatten().find(|(_, known)| *known == number);
+    named.map_or_else(|| number.to_string(), |(name, _)| name.trim_start_matches("SYS_").to_owned())
+}
+
 /// The number of a system call, by its name or itself.
 pub fn number(call: &str) -> Option<u32> {
     let known = || [COMMON, LEGACY, NEW, ALIASES].into_iter().flatten();

@@ -20,18 +20,33 @@ const ATTEMPTS: usize = 16;
 
 /// The directories that lie between the hierarchies and the container's cgroups and are not there yet; deepest
 /// first.
-pub fn missing_above(layout: &Layout, directories: &[PathBuf]) -> Vec<PathBuf> {
+pub fn missing_above(layout: &Layout, directories: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut missing = Vec::new();
     for (hierarchy, directory) in layout.hierarchies.iter().zip(directories) {
-        let above = directory.ancestors().skip(1).take_while(|path| *path != hierarchy.mount_point);
-        missing.extend(above.take_while(|path| !path.exists()).map(Path::to_owned));
+        for path in directory.ancestors().skip(1).take_while(|path| *path != hierarchy.mount_point) {
+            if is_there(path)? {
+                break;
+            }
+            missing.push(path.to_owned());
+        }
     }
-    missing
+    Ok(missing)
+}
+
+/// What cannot be told is an error: what was there before must stay.
+fn is_there(path: &Path) -> Result<bool> {
+    path.try_exists().on_path("cannot look for a cgroup", path)
 }
 
 /// Those of the container's cgroups, and the ones below them, that are there before it.
-pub fn already_there(directories: &[PathBuf]) -> BTreeSet<PathBuf> {
-    directories.iter().filter(|directory| directory.exists()).flat_map(|directory| with_nested(directory)).collect()
+pub fn already_there(directories: &[PathBuf]) -> Result<BTreeSet<PathBuf>> {
+    let mut found = BTreeSet::new();
+    for directory in directories {
+        if is_there(directory)? {
+            found.extend(with_nested(directory));
+        }
+    }
+    Ok(found)
 }
 
 /// Makes `path` and what lies above it.

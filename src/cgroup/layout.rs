@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use nix::errno::Errno;
+
 use crate::error::{Context, Error, Result};
 use crate::sys::fs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, magic_at};
 
@@ -61,7 +63,7 @@ impl Layout {
 
 /// Looks at what is mounted.
 pub fn detect() -> Result<Layout> {
-    if magic_at(Path::new(MOUNT_POINT)) == Ok(CGROUP2_SUPER_MAGIC) {
+    if is_mounted(Path::new(MOUNT_POINT), CGROUP2_SUPER_MAGIC)? {
         let hierarchies = vec![Hierarchy::unified(MOUNT_POINT.into())];
         return Ok(Layout { unified: true, hierarchies });
     }
@@ -71,7 +73,7 @@ pub fn detect() -> Result<Layout> {
         let wanted = if hierarchy.is_unified() { CGROUP2_SUPER_MAGIC } else { CGROUP_SUPER_MAGIC };
         let known = hierarchies.iter().any(|other| other.mount_point == hierarchy.mount_point);
         // Something else may be mounted over it.
-        if !known && magic_at(&hierarchy.mount_point) == Ok(wanted) {
+        if !known && is_mounted(&hierarchy.mount_point, wanted)? {
             hierarchies.push(hierarchy);
         }
     }
@@ -87,6 +89,15 @@ pub fn detect() -> Result<Layout> {
             .hint("mount cgroup2 there, or pass --cgroup-manager disabled"));
     }
     Ok(Layout { unified: false, hierarchies })
+}
+
+/// Whether a file system of this kind is at `path`. What cannot be told is an error: without a hierarchy its limits
+/// would be missing.
+fn is_mounted(path: &Path, magic: i64) -> Result<bool> {
+    match magic_at(path) {
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => Ok(false),
+        found => found.map(|found| found == magic).on_path("cannot look at what is mounted", path),
+    }
 }
 
 /// A line of `/proc/self/mountinfo`, `proc_pid_mountinfo(5)`, if it is a hierarchy below /sys/fs/cgroup.

@@ -126,25 +126,28 @@ pub struct Cgroups {
 
 impl CgroupPlan {
     /// What state.json says of them, before they are made: so that a runtime killed meanwhile leaves a trace.
-    pub fn state(&self) -> CgroupState {
-        CgroupState {
+    pub fn state(&self) -> Result<CgroupState> {
+        Ok(CgroupState {
             manager: self.manager,
             unified: self.layout.unified,
             directories: self.directories.clone(),
             // Slices are systemd's.
             made_above: match self.scope {
                 Some(_) => Vec::new(),
-                None => directory::missing_above(&self.layout, &self.directories),
+                None => directory::missing_above(&self.layout, &self.directories)?,
             },
             resources: self.resources.clone(),
-            found: directory::already_there(&self.directories),
+            found: directory::already_there(&self.directories)?,
             scope: self.scope.as_ref().map(ScopePlan::state),
-        }
+        })
     }
 
     /// Refuses cgroups that have processes or are frozen: they are another container's.
     pub fn check_unused(&self) -> Result<()> {
-        self.directories.iter().filter(|path| path.exists()).try_for_each(|path| directory::check_unused(path))
+        self.directories
+            .iter()
+            .filter(|path| path.try_exists().unwrap_or(true))
+            .try_for_each(|path| directory::check_unused(path))
     }
 
     /// Makes the cgroups, writes the limits, and opens what joining them takes. With `more` processes to come than

@@ -42,8 +42,10 @@ pub fn describe(pid: i32) -> String {
 
 impl CgroupState {
     /// The container's first cgroup that has `file`: a file of a controller tells which hierarchy has that.
+    /// One that cannot be looked for is taken to be there: its use says what is wrong.
     pub(super) fn directory_with(&self, file: &str) -> Option<&Path> {
-        self.directories.iter().map(PathBuf::as_path).find(|directory| directory.join(file).exists())
+        let has = |directory: &&Path| directory.join(file).try_exists().unwrap_or(true);
+        self.directories.iter().map(PathBuf::as_path).find(has)
     }
 
     /// The ids of all processes in the container's cgroups, ascending, as the caller's pid namespace has them.

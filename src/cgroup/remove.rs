@@ -24,20 +24,27 @@ impl CgroupState {
         for directory in &self.directories {
             self.empty(directory)?;
         }
-        self.directories.iter().for_each(|directory| self.remove_above(directory));
-        Ok(())
+        self.directories.iter().try_for_each(|directory| self.remove_above(directory))
     }
 
     /// Removes the directories above that were made for this container or one that it shares them with, up to the
     /// first that others still use.
-    fn remove_above(&self, directory: &Path) {
+    fn remove_above(&self, directory: &Path) -> Result<()> {
         // `/sys/fs/cgroup`, or a directory in it.
         let root = if self.unified { 4 } else { 5 };
         let is_ours = |place: &&Path| {
             place.components().count() > root && (self.made_above.iter().any(|made| made == place) || is_marked(place))
         };
-        let is_gone = |place: &Path| matches!(rmdir(place), Ok(()) | Err(Errno::ENOENT));
-        let _ = directory.ancestors().skip(1).take_while(is_ours).all(is_gone);
+        for place in directory.ancestors().skip(1).take_while(is_ours) {
+            match rmdir(place) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(Errno::EBUSY | Errno::ENOTEMPTY) => break,
+                // Another user's.
+                Err(Errno::EACCES | Errno::EPERM) if !self.made_above.iter().any(|made| made == place) => break,
+                Err(errno) => return Err(cannot_remove(place, errno)),
+            }
+        }
+        Ok(())
     }
 
     /// Removes a cgroup with those below it; or, if it was there before the container, all that is not its own.
@@ -65,7 +72,7 @@ impl CgroupState {
         match if stays { Err(Errno::EBUSY) } else { rmdir(directory) } {
             Ok(()) | Err(Errno::ENOENT | Errno::ENODEV) => return Ok(true),
             Err(Errno::EBUSY | Errno::ENOTEMPTY) => {}
-            Err(errno) => return Err(Error::new("cannot remove a cgroup").path(directory).errno(errno)),
+            Err(errno) => return Err(cannot_remove(directory, errno)),
         }
         let nested: Vec<PathBuf> =
             with_nested(directory).into_iter().filter(|nested| !self.found.contains(nested)).collect();
@@ -76,6 +83,10 @@ impl CgroupState {
 
 fn rmdir(directory: &Path) -> nix::Result<()> {
     nix::unistd::unlinkat(nix::fcntl::AT_FDCWD, directory, UnlinkatFlags::RemoveDir)
+}
+
+fn cannot_remove(directory: &Path, errno: Errno) -> Error {
+    Error::new("cannot remove a cgroup").path(directory).errno(errno)
 }
 
 fn still_used(directory: &Path) -> Error {

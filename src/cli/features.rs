@@ -5,7 +5,7 @@ use clap::Parser;
 use serde_json::{Value, json};
 
 use super::state::to_json;
-use super::{Global, Verb};
+use super::{Global, Verb, print};
 use crate::cgroup::systemd::UNSAFE_ANNOTATIONS;
 use crate::error::Result;
 use crate::mount::options;
@@ -28,8 +28,7 @@ impl Verb for Features {
     }
 
     fn run(&self, _: &Store) -> Result<i32> {
-        println!("{}", to_json(&features(), true)?);
-        Ok(0)
+        print(&format!("{}\n", to_json(&features(), true)?)).map(|()| 0)
     }
 }
 

@@ -5,17 +5,16 @@ use std::io::Write;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 
-use super::VERBS;
 use super::arguments::Line;
+use super::{VERBS, print};
 use crate::spec::VERSION_MAX;
 
 /// The program called without a verb.
 pub fn without_verb(line: &Line) -> i32 {
     if line.has(&["--version", "-v"]) {
-        println!("kelson version {}", env!("CARGO_PKG_VERSION"));
-        println!("commit: {}", option_env!("KELSON_COMMIT").unwrap_or("unknown"));
-        println!("spec: {VERSION_MAX}");
-        return 0;
+        let commit = option_env!("KELSON_COMMIT").unwrap_or("unknown");
+        let text = format!("kelson version {}\ncommit: {commit}\nspec: {VERSION_MAX}\n", env!("CARGO_PKG_VERSION"));
+        return i32::from(print(&text).is_err());
     }
     show(&mut std::io::stdout())
 }
@@ -35,9 +34,9 @@ pub fn show(out: &mut dyn Write) -> i32 {
 /// A command line that the verb's parser refuses: runc prints the help on standard output, and the error on
 /// standard error.
 pub fn usage<V: CommandFactory>(error: &clap::Error) -> i32 {
-    println!("{}", V::command().render_help());
+    let shown = print(&format!("{}\n", V::command().render_help()));
     if error.kind() == ErrorKind::DisplayHelp {
-        return 0;
+        return i32::from(shown.is_err());
     }
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default();

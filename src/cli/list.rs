@@ -3,7 +3,7 @@
 use clap::Parser;
 
 use super::state::{Shown, to_json};
-use super::{Global, Verb};
+use super::{Global, Verb, print};
 use crate::error::{Error, Result};
 use crate::state::Store;
 
@@ -36,19 +36,17 @@ impl Verb for List {
             })
             .collect();
         if self.quiet {
-            for container in &shown {
-                println!("{}", container.id);
-            }
-            return Ok(0);
+            let ids: String = shown.iter().map(|container| format!("{}\n", container.id)).collect();
+            return print(&ids).map(|()| 0);
         }
         match self.format.as_str() {
-            "table" => print!("{}", table(&shown)),
+            "table" => print(&table(&shown)),
             // What Go makes of an empty list, and its readers expect.
-            "json" if shown.is_empty() => println!("null"),
-            "json" => println!("{}", to_json(&shown, false)?),
-            other => return Err(Error::new(format!("unknown format {other:?}")).hint("table or json")),
+            "json" if shown.is_empty() => print("null\n"),
+            "json" => print(&format!("{}\n", to_json(&shown, false)?)),
+            other => Err(Error::new(format!("unknown format {other:?}")).hint("table or json")),
         }
-        Ok(0)
+        .map(|()| 0)
     }
 }
 

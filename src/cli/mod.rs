@@ -21,12 +21,13 @@ mod state;
 pub mod update;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, Parser};
 
 use crate::cgroup::{Manager, is_rootless};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::log;
 use crate::seal;
 use crate::state::Store;
@@ -155,6 +156,12 @@ fn execute<V: Verb>(line: &arguments::Line, sealed: Result<()>) -> i32 {
             V::FAILURE
         }
     }
+}
+
+/// Prints a verb's answer. What cannot be written is an error, as for any other file.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context(|| "cannot write to standard output")
 }
 
 impl Global {

@@ -6,7 +6,7 @@ use std::process::Command;
 use clap::Parser;
 
 use super::state::to_json;
-use super::{Global, Verb};
+use super::{Global, Verb, print};
 use crate::error::{Context, Error, Result};
 use crate::lifecycle;
 use crate::state::Store;
@@ -36,13 +36,13 @@ impl Verb for Ps {
     fn run(&self, store: &Store) -> Result<i32> {
         let pids = lifecycle::processes(store, &self.id)?;
         match self.format.as_str() {
-            "table" => print!("{}", of_container(&self.call_ps()?, &pids)?),
+            "table" => print(&of_container(&self.call_ps()?, &pids)?),
             // What Go makes of an empty list, and its readers expect.
-            "json" if pids.is_empty() => println!("null"),
-            "json" => println!("{}", to_json(&pids, false)?),
-            other => return Err(Error::new(format!("unknown format {other:?}")).hint("table or json")),
+            "json" if pids.is_empty() => print("null\n"),
+            "json" => print(&format!("{}\n", to_json(&pids, false)?)),
+            other => Err(Error::new(format!("unknown format {other:?}")).hint("table or json")),
         }
-        Ok(0)
+        .map(|()| 0)
     }
 }
 

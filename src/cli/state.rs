@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use serde::Serialize;
 
-use super::{Global, Verb};
+use super::{Global, Verb, print};
 use crate::error::{Error, Result};
 use crate::state::{self, Status, Store};
 
@@ -27,8 +27,7 @@ impl Verb for State {
     }
 
     fn run(&self, store: &Store) -> Result<i32> {
-        println!("{}", to_json(&Shown::new(store.load(&self.id)?, String::new()), true)?);
-        Ok(0)
+        print(&format!("{}\n", to_json(&Shown::new(store.load(&self.id)?, String::new()), true)?)).map(|()| 0)
     }
 }
 

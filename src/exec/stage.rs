@@ -139,6 +139,10 @@ fn enter_pid_namespace(plan: &Plan, inherited: &Inherited, agent: Option<&Agent>
         Ok(Forked::Child) => Ok(()),
         Ok(Forked::Parent { pid, .. }) => {
             let told = tell(pid);
+            if told.is_err() {
+                // It would wait for a runtime that does not know of it, and that for it.
+                let _ = sys::kill(pid, libc::SIGKILL);
+            }
             sys::exit_or_crash(i32::from(told.is_err()))
         }
         // The namespace ends with its first process.

@@ -96,7 +96,7 @@ fn part(mount: &MountPlan, below: &str, kind: Kind) -> MountPlan {
 
 /// Without privileges the container may have no cgroup of its own, and is in one above.
 fn bind(directory: &Path) -> Kind {
-    let source = directory.ancestors().find(|place| place.exists()).unwrap_or(directory).to_owned();
+    let source = directory.ancestors().find(|place| place.try_exists().unwrap_or(true)).unwrap_or(directory).to_owned();
     Kind::Bind { source, recursive: false }
 }
 

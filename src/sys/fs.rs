@@ -65,9 +65,11 @@ pub fn read<P: NixPath + ?Sized>(path: &P) -> nix::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut part = [0; 1024];
     loop {
-        match nix::unistd::read(&file, &mut part)? {
-            0 => return Ok(bytes),
-            length => bytes.extend_from_slice(&part[..length]),
+        match nix::unistd::read(&file, &mut part) {
+            Ok(0) => return Ok(bytes),
+            Ok(length) => bytes.extend_from_slice(&part[..length]),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
         }
     }
 }

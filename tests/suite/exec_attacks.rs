@@ -207,6 +207,25 @@ fn cve_2022_29162_no_capability_is_inheritable_and_cve_2016_8867_none_ambient() 
 }
 
 #[test]
+fn cve_2019_10144_an_added_process_is_confined_as_the_first_one() {
+    const SECTIONS: [&str; 9] =
+        ["uid", "groups", "caps", "noNewPrivs", "seccomp", "apparmor", "namespaces", "cgroup", "rlimits"];
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.config["linux"]["seccomp"] = json!({ "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{ "names": ["reboot"], "action": "SCMP_ACT_ERRNO" }] });
+    bundle.script(&format!("/bin/probe {}; exec sleep 1000", SECTIONS.join(" ")));
+    let running = bundle.making("run", &[]).spawn();
+    wait_until("the first process has looked", || running.stdout().ends_with('\n'));
+    let first: serde_json::Value = serde_json::from_str(&running.stdout()).unwrap();
+    let added = bundle.exec(&[], &[&["/bin/probe"], &SECTIONS[..]].concat()).run().ok().json();
+    assert_eq!(added, first);
+    assert!(first["seccomp"].to_string().contains('2'), "{first}");
+    bundle.delete_by_force();
+    running.wait();
+}
+
+#[test]
 fn ghsa_5g49_no_cgroup_outside_is_joined() {
     let host = Host::new();
     let mut bundle = host.bundle();

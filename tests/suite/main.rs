@@ -19,6 +19,7 @@ mod exec;
 mod exec_attacks;
 mod exec_failures;
 mod fallbacks;
+mod faults;
 mod hooks;
 mod identity;
 mod idmap;
