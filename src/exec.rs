@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 
 pub use changes::{Changes, complete};
 
-use crate::cgroup::{Cgroups, join};
+use crate::cgroup::{Cgroups, is_rootless, join};
 use crate::confinement::{self, Confinement, keyring_name, step};
 use crate::create::{how_it_ended, write_pid_file};
 use crate::error::{Context, Error, Result};
@@ -160,6 +160,10 @@ fn launch(plan: &Plan, cgroups: Cgroups, inherited: &mut stage::Inherited, may_f
     if matches!(cloned, Err(Errno::EBUSY | Errno::ENODEV | Errno::EOPNOTSUPP | Errno::EACCES)) && may_fall_back {
         // Init may have moved within its cgroup, which then takes no processes itself.
         cloned = step("cgroup", join::of_init(&plan.state.cgroup, plan.state.init.map_or(0, |init| init.pid)))?
+            .clone_into(0);
+    }
+    if matches!(cloned, Err(Errno::EACCES)) && may_fall_back && is_rootless() {
+        cloned = step("cgroup", join::without_unified(&plan.state.cgroup, plan.state.init.map_or(0, |init| init.pid)))?
             .clone_into(0);
     }
     match cloned.context(|| "cannot make a process in the container's cgroup").map_err(|error| error.step("cgroup"))? {

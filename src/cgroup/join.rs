@@ -9,6 +9,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use super::layout::{self, Hierarchy};
 use super::{CgroupState, Cgroups, is_rootless, open_in};
 use crate::error::{Context, Error, Result};
+use crate::log;
 use crate::sys::fs::{CGROUP2_SUPER_MAGIC, file_system_magic, open as open_file};
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY);
@@ -61,12 +62,31 @@ pub fn of_init(state: &CgroupState, init: i32) -> Result<Cgroups> {
     Ok(cgroups)
 }
 
+/// The same without the unified hierarchy, for a user who may not go from the caller's cgroup to init's there (it takes
+/// the right to write to what both are below). Where they are not one and the same, that is told.
+pub fn without_unified(state: &CgroupState, init: i32) -> Result<Cgroups> {
+    let mut cgroups = open(state, &[], init)?;
+    (cgroups.unified, cgroups.unified_procs) = (None, None);
+    if unified_path("self") != unified_path(&init.to_string()) {
+        log::warn(
+            "the process stays in the caller's cgroup, beyond the container's limits: this user may not move it into the \
+             container's",
+        );
+    }
+    Ok(cgroups)
+}
+
+/// The path in the unified hierarchy, as the caller's cgroup namespace shows it.
+fn unified_path(process: &str) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/cgroup")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("0::/").map(str::to_owned))
+}
+
 /// The cgroup of init in the hierarchy of `directory`, if that is the unified one.
 fn unified_of(init: i32, directory: &Path) -> nix::Result<OwnedFd> {
-    let text = std::fs::read_to_string(format!("/proc/{init}/cgroup")).map_err(|_| Errno::ENOENT)?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::/")).ok_or(Errno::ENOENT)?;
+    let path = unified_path(&init.to_string()).ok_or(Errno::ENOENT)?;
     // One that lies outside of this process's cgroup namespace cannot be reached.
-    if Path::new(path).components().any(|component| component == Component::ParentDir) {
+    if Path::new(&path).components().any(|component| component == Component::ParentDir) {
         return Err(Errno::ENOENT);
     }
     let unified = Path::new(layout::MOUNT_POINT).join("unified");

@@ -68,6 +68,8 @@ fn the_verbs_work_for_their_user() {
     assert_eq!(verb(&["state", &bundle.id]).ok().json()["status"], "created");
     verb(&["start", &bundle.id]).ok();
     assert_eq!(verb(&["state", &bundle.id]).ok().json()["status"], "running");
+    assert_eq!(verb(&["exec", &bundle.id, "/bin/sh", "-c", "id -u"]).ok().stdout, "0\n");
+    assert_eq!(verb(&["exec", &bundle.id, "/bin/sh", "-c", "exit 7"]).code, 7);
     let pid = bundle.pid();
     verb(&["kill", &bundle.id, "KILL"]).ok();
     assert_eq!(host.reap(pid), -9);

@@ -482,6 +482,10 @@ fn a_user_has_scopes_of_their_own_systemd() {
     for (name, wanted) in [("memory.max", "104857600\n"), ("pids.max", "20\n")] {
         assert_eq!(fs::read_to_string(directory.join(name)).unwrap(), wanted);
     }
+    host.call(["start", &bundle.id]).before(&bundle.wrapper).run().ok();
+    // From a cgroup that is none of the user's there is no way into the scope.
+    let exec = host.call(["exec", &bundle.id, "/bin/echo", "hello"]).before(&bundle.wrapper).run().ok();
+    assert!(exec.stdout == "hello\n" && exec.stderr.contains("stays in the caller's cgroup"), "{exec:?}");
     host.call(["delete", "--force", &bundle.id]).before(&bundle.wrapper).run().ok();
     assert!(!directory.exists());
 }
