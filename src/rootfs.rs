@@ -2,6 +2,8 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -15,6 +17,8 @@ use crate::sys::fs::open;
 use crate::sys::mount::{self, FsContext, MountAttr, attr};
 
 const NONE: Option<&str> = None;
+/// How long writers inside may keep the root from becoming read-only.
+const WRITERS: Duration = Duration::from_secs(1);
 
 /// The rootfs and how it is entered.
 #[derive(Clone, Debug, Default)]
@@ -180,12 +184,21 @@ pub fn finish(plan: &RootfsPlan, root: &Root) -> Result<()> {
     if !plan.readonly {
         return Ok(());
     }
+    let mut result = make_root_read_only(root);
+    // What a hook has left may be at work in there: the access time of what it reads is written, too.
+    let deadline = Instant::now() + WRITERS;
+    while result == Err(Errno::EBUSY) && Instant::now() < deadline {
+        sleep(Duration::from_millis(1));
+        result = make_root_read_only(root);
+    }
+    result.context(|| "cannot make the root read-only").map_err(|error| error.pointer("/root/readonly"))
+}
+
+fn make_root_read_only(root: &Root) -> nix::Result<()> {
     match mount::set_attributes(root, false, &MountAttr { set: attr::RDONLY, ..MountAttr::default() }) {
         Err(Errno::ENOSYS) => mount2(NONE, "/", NONE, remount_read_only("/"), NONE),
         result => result,
     }
-    .context(|| "cannot make the root read-only")
-    .map_err(|error| error.pointer("/root/readonly"))
 }
 
 /// Flags that add read-only to a mount and repeat what it has, which may be locked.

@@ -336,6 +336,19 @@ fn a_hook_need_not_read_its_state_and_may_leave_a_process() {
 }
 
 #[test]
+fn what_a_hook_has_left_at_work_in_the_rootfs_does_not_keep_it_from_becoming_read_only() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    // Its root is the container's as soon as that has been entered: until then it writes nowhere.
+    fs::create_dir(bundle.rootfs.join("inside")).unwrap();
+    let script = "(i=0; while [ $i -lt 20000 ]; do echo >>/inside/file; i=$((i+1)); done) >/dev/null 2>&1 &";
+    bundle.config["hooks"] = json!({"createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]});
+    for _ in 0..10 {
+        bundle.run().ok();
+    }
+}
+
+#[test]
 fn a_long_state_reaches_the_hooks() {
     let host = Host::new();
     let mut bundle = host.bundle();
