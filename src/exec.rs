@@ -67,8 +67,10 @@ impl Plan {
 /// Runs a process in a container. In the foreground its exit code is returned: 128 and the signal's number where it was
 /// killed.
 pub fn exec(store: &Store, request: &Request) -> Result<i32> {
-    let of_file = |error: Error| request.process.iter().fold(error, |error, file| error.of_file(file, "/process"));
-    run(store, request).map_err(of_file)
+    run(store, request).map_err(|error| match &request.process {
+        Some(file) => error.of_file(file, "/process"),
+        None => error,
+    })
 }
 
 fn run(store: &Store, request: &Request) -> Result<i32> {
@@ -156,15 +158,14 @@ fn add(plan: &Plan, cgroups: &[String], console: Option<OwnedFd>) -> Result<(Pid
 }
 
 fn launch(plan: &Plan, cgroups: Cgroups, inherited: &mut stage::Inherited, may_fall_back: bool) -> Result<Pid> {
+    let (cgroup, init) = (&plan.state.cgroup, plan.state.init.map_or(0, |init| init.pid));
     let mut cloned = cgroups.clone_into(0);
     if matches!(cloned, Err(Errno::EBUSY | Errno::ENODEV | Errno::EOPNOTSUPP | Errno::EACCES)) && may_fall_back {
         // Init may have moved within its cgroup, which then takes no processes itself.
-        cloned = step("cgroup", join::of_init(&plan.state.cgroup, plan.state.init.map_or(0, |init| init.pid)))?
-            .clone_into(0);
+        cloned = step("cgroup", join::of_init(cgroup, init))?.clone_into(0);
     }
     if matches!(cloned, Err(Errno::EACCES)) && may_fall_back && is_rootless() {
-        cloned = step("cgroup", join::without_unified(&plan.state.cgroup, plan.state.init.map_or(0, |init| init.pid)))?
-            .clone_into(0);
+        cloned = step("cgroup", join::without_unified(cgroup, init))?.clone_into(0);
     }
     match cloned.context(|| "cannot make a process in the container's cgroup").map_err(|error| error.step("cgroup"))? {
         (Forked::Parent { pid, .. }, _) => Ok(pid),

@@ -32,15 +32,14 @@ impl CgroupState {
     fn remove_above(&self, directory: &Path) -> Result<()> {
         // `/sys/fs/cgroup`, or a directory in it.
         let root = if self.unified { 4 } else { 5 };
-        let is_ours = |place: &&Path| {
-            place.components().count() > root && (self.made_above.iter().any(|made| made == place) || is_marked(place))
-        };
+        let made_for_it = |place: &Path| self.made_above.iter().any(|made| made == place);
+        let is_ours = |place: &&Path| place.components().count() > root && (made_for_it(place) || is_marked(place));
         for place in directory.ancestors().skip(1).take_while(is_ours) {
             match rmdir(place) {
                 Ok(()) | Err(Errno::ENOENT) => {}
                 Err(Errno::EBUSY | Errno::ENOTEMPTY) => break,
                 // Another user's.
-                Err(Errno::EACCES | Errno::EPERM) if !self.made_above.iter().any(|made| made == place) => break,
+                Err(Errno::EACCES | Errno::EPERM) if !made_for_it(place) => break,
                 Err(errno) => return Err(cannot_remove(place, errno)),
             }
         }

@@ -4,8 +4,8 @@
 use clap::Parser;
 use serde_json::{Value, json};
 
-use super::state::to_json;
-use super::{Global, Verb, print};
+use super::state::print_json;
+use super::{Global, Verb};
 use crate::cgroup::systemd::UNSAFE_ANNOTATIONS;
 use crate::error::Result;
 use crate::mount::options;
@@ -28,7 +28,7 @@ impl Verb for Features {
     }
 
     fn run(&self, _: &Store) -> Result<i32> {
-        print(&format!("{}\n", to_json(&features(), true)?)).map(|()| 0)
+        print_json(&features(), true).map(|()| 0)
     }
 }
 

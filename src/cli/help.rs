@@ -34,7 +34,7 @@ pub fn show(out: &mut dyn Write) -> i32 {
 /// A command line that the verb's parser refuses: runc prints the help on standard output, and the error on
 /// standard error.
 pub fn usage<V: CommandFactory>(error: &clap::Error) -> i32 {
-    let shown = print(&format!("{}\n", V::command().render_help()));
+    let shown = print(format!("{}\n", V::command().render_help()));
     if error.kind() == ErrorKind::DisplayHelp {
         return i32::from(shown.is_err());
     }

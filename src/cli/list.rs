@@ -2,9 +2,9 @@
 
 use clap::Parser;
 
-use super::state::{Shown, to_json};
+use super::state::{Shown, print_list};
 use super::{Global, Verb, print};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::state::Store;
 
 /// List containers
@@ -37,16 +37,9 @@ impl Verb for List {
             .collect();
         if self.quiet {
             let ids: String = shown.iter().map(|container| format!("{}\n", container.id)).collect();
-            return print(&ids).map(|()| 0);
+            return print(ids).map(|()| 0);
         }
-        match self.format.as_str() {
-            "table" => print(&table(&shown)),
-            // What Go makes of an empty list, and its readers expect.
-            "json" if shown.is_empty() => print("null\n"),
-            "json" => print(&format!("{}\n", to_json(&shown, false)?)),
-            other => Err(Error::new(format!("unknown format {other:?}")).hint("table or json")),
-        }
-        .map(|()| 0)
+        print_list(&self.format, &shown, || Ok(table(&shown))).map(|()| 0)
     }
 }
 

@@ -159,9 +159,9 @@ fn execute<V: Verb>(line: &arguments::Line, sealed: Result<()>) -> i32 {
 }
 
 /// Prints a verb's answer. What cannot be written is an error, as for any other file.
-fn print(text: &str) -> Result<()> {
+fn print(text: impl AsRef<[u8]>) -> Result<()> {
     let mut out = std::io::stdout();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context(|| "cannot write to standard output")
+    out.write_all(text.as_ref()).and_then(|()| out.flush()).context(|| "cannot write to standard output")
 }
 
 impl Global {

@@ -5,8 +5,8 @@ use std::process::Command;
 
 use clap::Parser;
 
-use super::state::to_json;
-use super::{Global, Verb, print};
+use super::state::print_list;
+use super::{Global, Verb};
 use crate::error::{Context, Error, Result};
 use crate::lifecycle;
 use crate::state::Store;
@@ -35,14 +35,7 @@ impl Verb for Ps {
 
     fn run(&self, store: &Store) -> Result<i32> {
         let pids = lifecycle::processes(store, &self.id)?;
-        match self.format.as_str() {
-            "table" => print(&of_container(&self.call_ps()?, &pids)?),
-            // What Go makes of an empty list, and its readers expect.
-            "json" if pids.is_empty() => print("null\n"),
-            "json" => print(&format!("{}\n", to_json(&pids, false)?)),
-            other => Err(Error::new(format!("unknown format {other:?}")).hint("table or json")),
-        }
-        .map(|()| 0)
+        print_list(&self.format, &pids, || of_container(&self.call_ps()?, &pids)).map(|()| 0)
     }
 }
 

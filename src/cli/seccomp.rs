@@ -1,13 +1,12 @@
 //! `kelson seccomp explain` and `kelson seccomp compile`: what a profile comes to, without a container.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::{Global, Verb};
+use super::{Global, Verb, print};
 use crate::error::{Context, Error, Result};
 use crate::process::capability;
 use crate::seccomp::arch::{self, ARCHES, Arch, X32_BIT};
@@ -80,7 +79,7 @@ impl Verb for Explain {
         let mut text = format!("{name}({}) is {number} on {}\n", shown.join(", "), arch.name);
         text += &read.show(&explanation, arch);
         text += &read.show_omitted(name);
-        print(text.as_bytes())
+        print(text).map(|()| 0)
     }
 }
 
@@ -95,17 +94,12 @@ impl Verb for Compile {
         let arches = profile.arches_on(machine);
         let program = compile::compile(&profile, &arches)?;
         if self.raw {
-            return print(&disassemble::bytes(&program, machine.is_big_endian));
+            return print(disassemble::bytes(&program, machine.is_big_endian)).map(|()| 0);
         }
         let names: Vec<_> = arches.iter().map(|arch| arch.name).collect();
         let title = format!("; {} instructions for {}\n", program.len(), names.join(", "));
-        print((title + &disassemble::disassemble(&program, &arches)).as_bytes())
+        print(title + &disassemble::disassemble(&program, &arches)).map(|()| 0)
     }
-}
-
-fn print(bytes: &[u8]) -> Result<i32> {
-    std::io::stdout().write_all(bytes).context(|| "cannot write to standard output")?;
-    Ok(0)
 }
 
 fn parse_argument(text: &str) -> std::result::Result<u64, String> {

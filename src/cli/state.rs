@@ -27,7 +27,7 @@ impl Verb for State {
     }
 
     fn run(&self, store: &Store) -> Result<i32> {
-        print(&format!("{}\n", to_json(&Shown::new(store.load(&self.id)?, String::new()), true)?)).map(|()| 0)
+        print_json(&Shown::new(store.load(&self.id)?, String::new()), true).map(|()| 0)
     }
 }
 
@@ -66,8 +66,20 @@ impl Shown {
     }
 }
 
-/// JSON, indented by two or on one line.
-pub fn to_json(value: &impl Serialize, indented: bool) -> Result<String> {
+/// Prints JSON, indented by two or on one line.
+pub fn print_json(value: &impl Serialize, indented: bool) -> Result<()> {
     let text = if indented { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
-    text.map_err(|error| Error::new(format!("cannot write JSON: {error}")))
+    let text = text.map_err(|error| Error::new(format!("cannot write JSON: {error}")))?;
+    print(text + "\n")
+}
+
+/// Prints a list in the format that `--format` names.
+pub fn print_list<T: Serialize>(format: &str, items: &[T], table: impl FnOnce() -> Result<String>) -> Result<()> {
+    match format {
+        "table" => print(table()?),
+        // What Go makes of an empty list, and its readers expect.
+        "json" if items.is_empty() => print("null\n"),
+        "json" => print_json(&items, false),
+        other => Err(Error::new(format!("unknown format {other:?}")).hint("table or json")),
+    }
 }

@@ -90,9 +90,10 @@ impl Verb for Update {
         let file = self.resources.as_deref().filter(|file| !file.is_empty()).map(Path::new);
         let resources = file.map_or_else(|| self.flags_as_resources(), read)?;
         let updated = update::update(store, &self.id, &Request { resources, rdt: self.rdt() });
-        let in_file =
-            |error: Error| file.into_iter().fold(error, |error, file| error.of_file(file, "/linux/resources"));
-        updated.map(|()| 0).map_err(in_file)
+        updated.map(|()| 0).map_err(|error| match file {
+            Some(file) => error.of_file(file, "/linux/resources"),
+            None => error,
+        })
     }
 }
 
