@@ -36,7 +36,8 @@ test-suite: .toolchain
 	tests/run
 
 # The OCI's validation suite, with the installed peers beside it; docs/conformance.md is what it prints.
-PEERS   := $(foreach peer,runc crun,$(addprefix $(peer)=,$(shell PATH=$$PATH:/usr/sbin command -v $(peer))))
+installed = $(foreach peer,$(1),$(addprefix $(peer)=,$(shell PATH=$$PATH:/usr/sbin command -v $(peer))))
+PEERS   := $(call installed,runc crun)
 conformance: build
 	@conformance/oci/run kelson=$(abspath $(OUT))/kelson $(PEERS)
 
@@ -68,8 +69,10 @@ attacks: build
 	conformance/attacks --view v2 --rounds $(or $(ROUNDS),2000) --seconds 300 --table docs/attacks.md \
 		$(OUT) kelson=$(OUT)/kelson $(PEERS)
 
+# What it costs beside the installed peers, or those of PEERS="NAME=PATH ..."; ROUNDS=3 for a first look.
 bench: build
-	python3 benches/run.py kelson=$(abspath $(OUT))/kelson
+	benches/run.py --rounds $(or $(ROUNDS),100) $(if $(ROUNDS),,--page docs/benchmarks.md) kelson=$(OUT)/kelson \
+		$(PEERS) $(call installed,youki)
 
 install: build
 	install -D -m 0755 $(OUT)/kelson $(DESTDIR)$(PREFIX)/sbin/kelson
