@@ -5,6 +5,10 @@
  *
  *   gcc -O2 -static -o bare bare.c && ./bare ROOTFS [CGROUP2_MOUNT]
  *
+ * And likewise for `runc exec` of /bin/true, in the container whose first process and cgroup these are:
+ *
+ *   ./bare exec PID CGROUP
+ *
  * -DNO_DEVICES leaves out the cgroup's device program, to see what it costs.
  */
 #define _GNU_SOURCE
@@ -212,7 +216,8 @@ static int last_cap(void)
 	return atoi(text);
 }
 
-static _Noreturn void init(const char *rootfs)
+/* as the config has it, for the first process and for later ones */
+static _Noreturn void program(int last)
 {
 	static char *const argv[] = {"/bin/true", NULL};
 	static char *const envp[] = {
@@ -220,6 +225,20 @@ static _Noreturn void init(const char *rootfs)
 	};
 	const struct rlimit files = {1024, 1024};
 
+	umask(022);
+	CK(setrlimit(RLIMIT_NOFILE, &files));
+	CK(setgroups(0, NULL));
+	CK(setresgid(0, 0, 0));
+	CK(setresuid(0, 0, 0));
+	capabilities(last);
+	CK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+	CK(syscall(SYS_close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC));
+	CK(execve(argv[0], argv, envp));
+	abort();
+}
+
+static _Noreturn void init(const char *rootfs)
+{
 	CK(setsid());
 	CK(syscall(SYS_keyctl, KEYCTL_JOIN_SESSION, "bare"));
 	CK(unshare(CLONE_NEWCGROUP)); /* not with clone3: its root would be the parent's cgroup */
@@ -233,17 +252,29 @@ static _Noreturn void init(const char *rootfs)
 	CK(mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY, NULL));
 	cover();
 	CK(chdir("/"));
-	umask(022);
+	program(last_cap());
+}
+
+/* --- another process in a container ------------------------------------------------------------------------------ */
+
+static int join(pid_t container, const char *group)
+{
+	int target = CK(syscall(SYS_pidfd_open, container, 0));
+	int dir = CK(open(group, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
 	int last = last_cap();
-	CK(setrlimit(RLIMIT_NOFILE, &files));
-	CK(setgroups(0, NULL));
-	CK(setresgid(0, 0, 0));
-	CK(setresuid(0, 0, 0));
-	capabilities(last);
-	CK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
-	CK(syscall(SYS_close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC));
-	CK(execve(argv[0], argv, envp));
-	abort();
+	int status;
+
+	CK(setns(target, CLONE_NEWPID)); /* of the child */
+	struct clone_args args = {.flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD, .cgroup = dir};
+	long pid = CK(syscall(SYS_clone3, &args, sizeof args));
+	if (pid == 0) {
+		CK(setns(target, CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET));
+		CK(setsid());
+		CK(chdir("/"));
+		program(last);
+	}
+	CK(waitpid(pid, &status, 0));
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
 int main(int argc, char **argv)
@@ -253,8 +284,10 @@ int main(int argc, char **argv)
 	struct statfs fs;
 	int status;
 
+	if (argc == 4 && strcmp(argv[1], "exec") == 0)
+		return join(atoi(argv[2]), argv[3]);
 	if (argc < 2 || argc > 3 || argv[1][0] != '/') {
-		fprintf(stderr, "usage: bare /ROOTFS [CGROUP2_MOUNT]\n");
+		fprintf(stderr, "usage: bare /ROOTFS [CGROUP2_MOUNT] | bare exec PID CGROUP\n");
 		return 2;
 	}
 	CK(statfs(top, &fs));

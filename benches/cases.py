@@ -64,7 +64,8 @@ def create(lab):
 def exec_(lab):
     rows = {}
     for config in [config for config in lab.configs if config in ("spec", "spec+seccomp")]:
-        jobs = [(name, partial(lab.containers.exec, name, config, config)) for name in lab.peers]
+        names = [name for name in lab.containers.runtimes if name != BARE or config == "spec"]
+        jobs = [(name, partial(lab.containers.exec, name, config, config)) for name in names]
         rows |= lab.measure(f"exec, {config}", jobs)
     return [Group("exec", "`/bin/true` in a running container.", rows)]
 
@@ -81,7 +82,7 @@ def mounts(lab):
     try:
         for verb, method in [("run", "run"), ("create + start + delete", "create"), ("exec", "exec")]:
             jobs = []
-            for name in lab.containers.runtimes if verb == "run" else lab.peers:
+            for name in lab.peers if verb.startswith("create") else lab.containers.runtimes:
                 for label in [verb, f"{verb}, {MOUNTS:,} mounts"]:
                     job = partial(getattr(lab.containers, method), name, lab.configs[0], label)
                     jobs.append((name, job if label == verb else partial(inside, job)))
@@ -100,8 +101,8 @@ def crowd(lab):
     many = f"{lab.size_of_crowd:,} containers"
     for name in lab.peers:
         def measure(title):
-            jobs = [(name, partial(lab.containers.list, name, f"list, {title}")),
-                    (name, partial(lab.containers.look, name, config, f"state, {title}")),
+            jobs = [(name, partial(lab.containers.look, name, config, f"state, {title}")),
+                    (name, partial(lab.containers.list, name, f"list, {title}")),
                     (name, partial(lab.containers.exec, name, config, f"exec, {title}")),
                     (name, partial(lab.containers.create, name, config, f"create + start + delete, {title}"))]
             for label, costs in lab.measure(title, jobs).items():

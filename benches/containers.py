@@ -51,8 +51,9 @@ class Containers:
 
     def __init__(self, runtimes, bundles, runner, state):
         self.runtimes, self.bundles, self.runner, self.state = runtimes, bundles, runner, state
+        self.pid_file = os.path.join(bundles.work, "pid")
         self.count = 0
-        self.waiting = {}  # for exec and state, by runtime and config
+        self.waiting = {}  # (id, PID) for exec and state, by runtime and config
 
     def argv(self, runtime, *args):
         return [self.runtimes[runtime], "--root", os.path.join(self.state, runtime), *args]
@@ -76,12 +77,11 @@ class Containers:
     def create(self, runtime, config, label, *flags):
         """create, start, the container's end, delete: as engines have it."""
         bundle, ident = self.bundles.make(config, f"{config}-{runtime}", "/bin/true"), self.new_id(runtime)
-        pid_file = os.path.join(self.bundles.work, "pid")
         whole, parts = Cost(), {}
         start = time.perf_counter()
         parts["create"] = self.runner.call(
-            self.argv(runtime, "create", *flags, "--bundle", bundle, "--pid-file", pid_file, ident))
-        with open(pid_file) as file:
+            self.argv(runtime, "create", *flags, "--bundle", bundle, "--pid-file", self.pid_file, ident))
+        with open(self.pid_file) as file:
             init = int(file.read())
         parts["start"] = self.runner.call(self.argv(runtime, "start", ident))
         if self.runner.wait(init, whole) != 0:
@@ -97,7 +97,7 @@ class Containers:
         """The command for a container that sleeps, and its id."""
         ident = self.new_id(runtime)
         bundle = self.bundles.make(config, f"{config}-{runtime}-sleeps{key}", "/bin/sleep", "100000")
-        return ident, self.argv(runtime, "run", "--detach", "--bundle", bundle, ident)
+        return ident, self.argv(runtime, "run", "--detach", "--bundle", bundle, "--pid-file", self.pid_file, ident)
 
     def sleeping(self, runtime, config):
         """A container to look at."""
@@ -106,16 +106,24 @@ class Containers:
             cost = self.runner.call(argv)
             self.runner.kept += 1
             self.runner.reap(cost)
-            self.waiting[runtime, config] = ident
+            with open(self.pid_file) as file:
+                self.waiting[runtime, config] = ident, file.read()
         return self.waiting[runtime, config]
 
     def exec(self, runtime, config, label):
-        cost = self.runner.call(self.argv(runtime, "exec", self.sleeping(runtime, config), "/bin/true"))
+        """/bin/true in a running container; the bare calls enter one of the first runtime's."""
+        if runtime == BARE:
+            owner = next(name for name in self.runtimes if name != BARE)
+            group = f"{CGROUPS}/{self.bundles.name}/{config}-{owner}-sleeps"
+            argv = [self.runtimes[BARE], "exec", self.sleeping(owner, config)[1], group]
+        else:
+            argv = self.argv(runtime, "exec", self.sleeping(runtime, config)[0], "/bin/true")
+        cost = self.runner.call(argv)
         self.runner.reap(cost)
         return {label: cost}
 
     def look(self, runtime, config, label):
-        return {label: self.runner.call(self.argv(runtime, "state", self.sleeping(runtime, config)))}
+        return {label: self.runner.call(self.argv(runtime, "state", self.sleeping(runtime, config)[0]))}
 
     def list(self, runtime, label):
         return {label: self.runner.call(self.argv(runtime, "list"))}

@@ -2,6 +2,9 @@
 
 from xml.sax.saxutils import escape
 
+from containers import BARE
+from report import MEASURES
+
 WIDTH, LEFT, RIGHT = 860, 270, 90
 BAR, GAP, HEADING = 11, 8, 26
 MOST = 2.5  # times the peer's; longer bars are cut, and say so
@@ -23,12 +26,10 @@ def bar(y, ratio, colour, words):
             + text(LEFT + length + 4, y + BAR - 2, words, 9))
 
 
-def draw(groups, names, peer, bare):
+def draw(groups, names, peer):
     """groups: of cases.Group, its first measure; every bar says what it stands for, in that measure's unit."""
-    from report import MEASURES
-
-    plain = [name for name in names if name != bare]
-    colours = {**{name: COLOURS[number % len(COLOURS)] for number, name in enumerate(plain)}, bare: BARE_COLOUR}
+    plain = [name for name in names if name != BARE]
+    colours = {**{name: COLOURS[number % len(COLOURS)] for number, name in enumerate(plain)}, BARE: BARE_COLOUR}
     parts, y = [], 62.0
     for group in groups:
         measure, shown = group.measures[0], False

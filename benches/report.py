@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 
+from containers import BARE
 from host import read
 
 # Of a field of Cost: the column's words, the factor, the format.
@@ -71,20 +72,19 @@ def group_table(group, subject, names):
     return table(head, rows)
 
 
-def growth_rows(group, names):
-    """How many times as long each takes with the mounts, by its median wall time."""
-    for label in group.rows:
-        loaded = next((other for other in group.rows if other.startswith(label + ", ")), None)
-        if loaded:
-            yield label, [group.median(loaded, name, "wall") / group.median(label, name, "wall")
-                          if group.median(loaded, name, "wall") and group.median(label, name, "wall") else None
-                          for name in names]
+def growths(group, name):
+    """Of each label the median wall times (without the mounts, with them)."""
+    pairs = [(label, loaded) for label in group.rows for loaded in group.rows if loaded.startswith(label + ", ")]
+    found = {label: (group.median(label, name, "wall"), group.median(loaded, name, "wall")) for label, loaded in pairs}
+    return {label: times for label, times in found.items() if all(times)}
 
 
 def growth_table(group, names):
-    return table(["with the mounts / without", *names],
-                 [[label, *("" if times is None else f"{times:.2f}" for times in row)]
-                  for label, row in growth_rows(group, names)])
+    columns = [growths(group, name) for name in names]
+    labels = [label for label in group.rows if any(label in column for column in columns)]
+    cells = [[f"{column[label][1] / column[label][0]:.2f}" if label in column else "" for column in columns]
+             for label in labels]
+    return table(["with the mounts / without", *names], [[label, *row] for label, row in zip(labels, cells)])
 
 
 def targets(groups, subject):
@@ -107,9 +107,13 @@ def targets(groups, subject):
         judge(f"binary: at most {LARGEST_BINARY:.0f} MB", [size], LARGEST_BINARY)
     title, labels, bound = GROWTH
     if group := found.get(title):
-        for label, (times,) in growth_rows(group, [subject]):
-            if label in labels:
-                judge(f"{label}: with 1,000 mounts on the host at most {bound} × without", [times], bound)
+        times, kernel = growths(group, subject), growths(group, BARE).get("run", (0, 0))
+        for label in [label for label in labels if label in times]:
+            without, loaded = times[label]
+            judge(f"{label}: with 1,000 mounts on the host at most {bound} × without", [loaded / without], bound)
+            if label.startswith("create") and kernel[0]:
+                less = (loaded - (kernel[1] - kernel[0])) / without
+                judge("the same, less what `run` of the bare calls loses by them", [less], bound)
     return rows
 
 
@@ -140,8 +144,8 @@ def version(path):
     return (done.stdout.strip().splitlines() or ["of unknown version"])[0]
 
 
-def settings(runtimes, bare, seconds, load, rounds, notes):
-    versions = "; ".join(f"{name} is {version(path)}" for name, path in runtimes.items() if name != bare)
+def settings(runtimes, seconds, load, rounds, notes):
+    versions = "; ".join(f"{name} is {version(path)}" for name, path in runtimes.items() if name != BARE)
     command = shlex.join([os.path.relpath(sys.argv[0]), *sys.argv[1:]])
     text = (f"Made on {datetime.date.today()} in {seconds:.0f} s, with {rounds} rounds, on {machine()}; the load "
             f"before was {load[0]:.1f} (1 min), {load[1]:.1f} (5 min). {versions}. By\n\n    {command}\n")

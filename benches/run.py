@@ -156,7 +156,7 @@ def main():
         sys.exit("run.py: interrupted")
     subject = next(runtime for runtime in given.runtimes if runtime != BARE)
     names = sorted(given.runtimes, key=lambda runtime: runtime != BARE)
-    setting = report.settings(given.runtimes, BARE, time.monotonic() - start, load, given.rounds,
+    setting = report.settings(given.runtimes, time.monotonic() - start, load, given.rounds,
                               list(complain.lines()))
     body = report.sections(groups, columns, subject, names)
     print(setting, body, sep="\n")
@@ -164,7 +164,7 @@ def main():
         peer = "crun" if "crun" in given.runtimes else names[-1]
         picture = os.path.splitext(given.page)[0] + ".svg"
         with open(picture, "w") as file:
-            file.write(plot.draw([group for group in groups if group.plotted], names, peer, BARE))
+            file.write(plot.draw([group for group in groups if group.plotted], names, peer))
         report.page(given.page, picture, setting, body)
 
 
