@@ -19,6 +19,7 @@ use crate::safepath::{Procfs, Root, read_small_file};
 use crate::seccomp::{self, Seccomp};
 use crate::spec::{Linux, Process};
 use crate::sys::process as sys;
+use crate::trace::step;
 use crate::wire::{Message, Wire};
 
 /// What confines a container's processes beside `process` itself.
@@ -95,11 +96,6 @@ pub struct Prepared {
     /// Whether the working directory is entered: some only their user may enter.
     entered: bool,
     may_set_groups: bool,
-}
-
-/// Names the step that an error is of.
-pub fn step<T>(name: &str, result: Result<T>) -> Result<T> {
-    result.map_err(|error| error.step(name))
 }
 
 impl Confinement {

@@ -24,6 +24,7 @@ use crate::spec::Spec;
 use crate::state::{Container, Init, START_SOCKET, State, Status, Store};
 use crate::sys::interrupt::{self, Awaited};
 use crate::sys::process::{Forked, pidfd_open};
+use crate::trace::{self, step};
 use crate::wire::{Message, Wire, send_descriptors};
 use crate::{hook, log, namespace, netdev, notify, process, rdt, rootfs, sys, tty};
 
@@ -66,6 +67,7 @@ pub fn create(store: &Store, request: &Request) -> Result<Created> {
     let bundle = &request.bundle;
     let bundle = sys::fs::canonical(bundle).on_path("cannot find the bundle", bundle)?;
     let (mut spec, config) = Spec::load(&bundle)?;
+    trace::mark("config");
     if let Some(process) = &mut spec.process {
         process.env.extend(request.extra_env.iter().cloned());
     }
@@ -76,6 +78,7 @@ pub fn create(store: &Store, request: &Request) -> Result<Created> {
     let has_terminal = plan.process.as_ref().is_some_and(|process| process.terminal);
     let (terminal, console) = tty::console(has_terminal, request.console_socket.as_deref(), request.detached)?;
     interrupt::catch();
+    trace::mark("plan");
     let container = store.reserve(&request.id)?;
     let mut state = first_state(&request.id, bundle, spec, &plan);
     let made = container
@@ -135,13 +138,14 @@ fn make(
     request: &Request,
     console: Option<OwnedFd>,
 ) -> Result<(Pid, Option<Wire>)> {
+    trace::mark("state");
     // What is about to be made is written down first: a runtime that is killed leaves something to clean up by. But
     // not a cgroup that is somebody else's.
-    plan.cgroup.check_unused().map_err(|error| error.step("cgroup"))?;
-    state.cgroup = plan.cgroup.state().map_err(|error| error.step("cgroup"))?;
-    container.save(state)?;
-    let mut scope = plan.cgroup.connect().map_err(|error| error.step("cgroup"))?;
-    let cgroups = plan.cgroup.make(plan.namespaces.needs_stage()).map_err(|error| error.step("cgroup"))?;
+    step("cgroup", plan.cgroup.check_unused())?;
+    state.cgroup = step("cgroup", plan.cgroup.state())?;
+    step("state", container.save(state))?;
+    let mut scope = step("cgroup", plan.cgroup.connect())?;
+    let cgroups = step("cgroup", plan.cgroup.make(plan.namespaces.needs_stage()))?;
     let (ours, theirs) = Wire::pair()?;
     let pidfd_socket = request.pidfd_socket.as_deref().map(tty::connect).transpose()?;
     let mut inherited = open_descriptors(container, plan, request, theirs, state)?;
@@ -167,10 +171,10 @@ fn make(
         pidfd = pidfd_open(pid).ok();
         awaited = Awaited::new(pidfd.as_ref());
         state.init = Some(Init::of(pid.as_raw())?);
-        plan.cgroup.limit_processes().map_err(|error| error.step("cgroup"))?;
+        step("cgroup", plan.cgroup.limit_processes())?;
     } else {
         if plan.namespaces.has_new(libc::CLONE_NEWUSER as u64) {
-            namespace::write_id_maps(&plan.namespaces, pid).map_err(|error| error.step("id maps"))?;
+            step("id maps", namespace::write_id_maps(&plan.namespaces, pid))?;
         }
         if plan.init_waits_for_go() {
             ours.send(&Message::Go)?;
@@ -186,7 +190,9 @@ fn make(
     } else if state.rdt.is_some() || plan.hooks.are_needed_by_init() {
         container.save(state)?;
     }
+    trace::mark("state");
     wait_until_ready(plan, pid, state, &ours, now)?;
+    trace::mark("ready");
     drop(awaited);
     if !now {
         state.is_ready = true;
@@ -219,7 +225,7 @@ fn enter_scope(plan: &Plan, pid: Pid, scope: &mut Starting, state: &mut State) -
         (Err(_), _) if !scope.is_ours() => state.cgroup = CgroupState::default(),
         _ => {}
     }
-    entered.map_err(|error| error.step("cgroup"))
+    step("cgroup", entered)
 }
 
 /// Everything of the host that init needs, opened while this process still sees the host.
@@ -239,9 +245,9 @@ fn open_descriptors(
         wire,
         start,
         console: None,
-        root: rootfs::clone_root(&plan.rootfs).map_err(|error| error.step("rootfs"))?,
-        sources: source::open_all(&plan.mounts, plan.clones_sources_outside()).map_err(|error| error.step("mounts"))?,
-        namespaces: plan.namespaces.open_joins().map_err(|error| error.step("namespaces"))?,
+        root: step("rootfs", rootfs::clone_root(&plan.rootfs))?,
+        sources: step("mounts", source::open_all(&plan.mounts, plan.clones_sources_outside()))?,
+        namespaces: step("namespaces", plan.namespaces.open_joins())?,
         host_procfs: Procfs::host()?,
         cgroup_files: Vec::new(),
         lock: container.lock_descriptor(),
@@ -275,7 +281,10 @@ fn launch(plan: &Plan, cgroups: Cgroups, inherited: &mut Inherited) -> Result<(P
             interrupt::release();
             if stage { init::stage(plan, inherited) } else { init::run(plan, inherited) }
         }
-        Forked::Parent { pid, pidfd } => Ok((pid, pidfd)),
+        Forked::Parent { pid, pidfd } => {
+            trace::mark("clone");
+            Ok((pid, pidfd))
+        }
     }
 }
 
@@ -284,7 +293,7 @@ fn follow_stage(plan: &Plan, stage: Pid, wire: &Wire, cgroup: &CgroupState) -> R
     let pid = loop {
         match wire.receive()? {
             Some(Message::MapIds) => {
-                namespace::write_id_maps(&plan.namespaces, stage).map_err(|error| error.step("id maps"))?;
+                step("id maps", namespace::write_id_maps(&plan.namespaces, stage))?;
                 wire.send(&Message::Go)?;
             }
             Some(Message::Init(pid)) => break Pid::from_raw(pid),
@@ -307,20 +316,20 @@ fn is_set_from_outside(plan: &Plan) -> bool {
 fn set_from_outside(plan: &Plan, pid: Pid, state: &mut State) -> Result<()> {
     if let Some(process) = &plan.process {
         if plan.namespaces.has_user() {
-            process::rlimit::raise(&process.rlimits, pid).map_err(|error| error.step("rlimits"))?;
+            step("rlimits", process::rlimit::raise(&process.rlimits, pid))?;
         }
         if let Some(value) = process.oom_score_adj {
             process::set_oom_score(&Procfs::host()?, &pid.to_string(), value)?;
         }
     }
     if let Some(rdt) = &plan.rdt {
-        state.rdt = Some(rdt::apply(rdt, pid.as_raw()).map_err(|error| error.step("intelRdt"))?);
+        state.rdt = Some(step("intelRdt", rdt::apply(rdt, pid.as_raw()))?);
     }
     if !plan.net_devices.is_empty() {
         let joined = plan.namespaces.joined(libc::CLONE_NEWNET as u64);
         let path = joined.map_or_else(|| format!("/proc/{pid}/ns/net").into(), |join| join.path.clone());
         let namespace = sys::fs::open(&path, OFlag::O_RDONLY).on_path("cannot open the network namespace", &path)?;
-        netdev::move_devices(&plan.net_devices, namespace.as_fd()).map_err(|error| error.step("netDevices"))?;
+        step("netDevices", netdev::move_devices(&plan.net_devices, namespace.as_fd()))?;
     }
     Ok(())
 }

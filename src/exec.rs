@@ -19,7 +19,7 @@ use nix::unistd::Pid;
 pub use changes::{Changes, complete};
 
 use crate::cgroup::{Cgroups, is_rootless, join};
-use crate::confinement::{self, Confinement, keyring_name, step};
+use crate::confinement::{self, Confinement, keyring_name};
 use crate::create::{how_it_ended, write_pid_file};
 use crate::error::{Context, Error, Result};
 use crate::foreground::{Foreground, KILLED};
@@ -28,6 +28,7 @@ use crate::spec;
 use crate::state::{Init, State, Status, Store};
 use crate::sys::process::{Forked, pidfd_open, pidfd_send_signal};
 use crate::sys::sched::set_affinity;
+use crate::trace::{self, step};
 use crate::wire::{Message, Wire, send_descriptors};
 use crate::{log, tty};
 
@@ -75,6 +76,7 @@ pub fn exec(store: &Store, request: &Request) -> Result<i32> {
 
 fn run(store: &Store, request: &Request) -> Result<i32> {
     let plan = plan(store, request)?;
+    trace::mark("plan");
     let (terminal, console) = tty::console(plan.process.terminal, request.console_socket.as_deref(), request.detach)?;
     let mut foreground = if request.detach { None } else { Some(Foreground::begin(SigSet::empty())?) };
     let pidfd_socket = request.pidfd_socket.as_deref().map(tty::connect).transpose()?;
@@ -87,7 +89,9 @@ fn run(store: &Store, request: &Request) -> Result<i32> {
     }
     drop(pidfd);
     log::flush();
+    trace::mark("ready");
     let code = foreground.map_or(0, |foreground| foreground.wait(pid));
+    trace::mark("program");
     if code == KILLED {
         plan.out_of_memory().into_iter().for_each(log::warn);
     }
@@ -168,7 +172,10 @@ fn launch(plan: &Plan, cgroups: Cgroups, inherited: &mut stage::Inherited, may_f
         cloned = step("cgroup", join::without_unified(cgroup, init))?.clone_into(0);
     }
     match cloned.context(|| "cannot make a process in the container's cgroup").map_err(|error| error.step("cgroup"))? {
-        (Forked::Parent { pid, .. }, _) => Ok(pid),
+        (Forked::Parent { pid, .. }, _) => {
+            trace::mark("clone");
+            Ok(pid)
+        }
         (Forked::Child, files) => {
             inherited.cgroup_files = files;
             stage::run(plan, inherited)

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::socket::accept4;
 use nix::unistd::{Pid, sethostname};
 
-use crate::confinement::{Agent, Program, no_directory, step};
+use crate::confinement::{Agent, Program, no_directory};
 use crate::error::{Context, Error, Result};
 use crate::mount::attach;
 use crate::mount::source::Sources;
@@ -21,6 +21,7 @@ use crate::safepath::{Leaf, Procfs, Root};
 use crate::state::{Init, State, Status};
 use crate::sys::mount::FsContext;
 use crate::sys::process::{self as sys, CLONE_NEWTIME, CLONE_PARENT, Forked};
+use crate::trace::{self, Process, step};
 use crate::wire::{Message, Wire};
 use crate::{cgroup, device, hook, namespace, netdev, rootfs, sysctl, tty};
 
@@ -68,6 +69,7 @@ fn give_up(inherited: &Inherited, error: Error) -> ! {
 }
 
 fn story(plan: &Plan, inherited: &mut Inherited) -> Result<Infallible> {
+    trace::enter(Process::Init);
     step("begin", begin(plan, inherited))?;
     step("namespaces", enter_namespaces(plan, inherited))?;
     let root = step("rootfs", rootfs::attach(&plan.rootfs, inherited.root.take()))?;
@@ -226,6 +228,7 @@ fn wait_for_start(inherited: &mut Inherited) -> Result<()> {
         return Ok(());
     }
     inherited.wire.send(&Message::Ready)?;
+    trace::leave();
     if let Start::Listener(listener) = &inherited.start {
         inherited.wire = wait_for_connection(listener)?;
         inherited.start = Start::Wire;
@@ -260,13 +263,14 @@ fn wait_without_process(inherited: &mut Inherited) -> Result<Infallible> {
 /// The process between the runtime and init (see [`namespace::NamespacePlan::needs_stage`]): enters namespaces that
 /// take effect for a child only, makes init as its sibling, and ends.
 pub fn stage(plan: &Plan, inherited: &mut Inherited) -> ! {
-    match step("namespaces", try_stage(plan, inherited)) {
+    match try_stage(plan, inherited) {
         // Not before the runtime knows of it: what init says would be taken for the stage's words.
         Ok(Forked::Child) => match inherited.wire.wait_for_go() {
             Ok(()) => run(plan, inherited),
             Err(error) => give_up(inherited, error),
         },
         Ok(Forked::Parent { pid, .. }) => {
+            trace::mark("namespaces");
             let told = inherited.wire.send(&Message::Init(pid.as_raw()));
             if told.is_err() {
                 // It would wait for a runtime that does not know of it, and that for it.
@@ -274,12 +278,13 @@ pub fn stage(plan: &Plan, inherited: &mut Inherited) -> ! {
             }
             std::process::exit(i32::from(told.is_err()))
         }
-        Err(error) => give_up(inherited, error),
+        Err(error) => give_up(inherited, error.step("namespaces")),
     }
 }
 
 fn try_stage(plan: &Plan, inherited: &mut Inherited) -> Result<Forked> {
     const USER: u64 = libc::CLONE_NEWUSER as u64;
+    trace::enter(Process::Stage);
     let namespaces = &plan.namespaces;
     close_lock(inherited);
     sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong)

@@ -35,6 +35,7 @@ pub mod spec;
 pub mod state;
 pub mod sys;
 pub mod sysctl;
+pub mod trace;
 pub mod tty;
 pub mod update;
 pub mod wire;

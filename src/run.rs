@@ -5,10 +5,10 @@ use crate::destroy::destroy;
 use crate::error::{Context, Result};
 use crate::foreground::{Foreground, KILLED};
 use crate::lifecycle::{after_start, go, wait_until_ready};
-use crate::log;
 use crate::state::{Store, does_not_exist};
 use crate::sys::interrupt;
 use crate::sys::process::prctl;
+use crate::{log, trace};
 
 /// What `run` adds to [`Request`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,7 +46,9 @@ pub fn run(store: &Store, mut request: Request, options: Options) -> Result<i32>
     // The container may run for long: others may kill and delete it meanwhile.
     created.container.unlock();
     log::flush();
+    trace::mark("start");
     let code = foreground.wait(created.pid);
+    trace::mark("program");
     if let Some(why) = created.state.cgroup.out_of_memory(0).filter(|_| code == KILLED) {
         log::warn(why);
     }

@@ -15,13 +15,13 @@ use crate::sys;
 use crate::sys::mount::{self, MountAttr, attr};
 
 const OWN_BINARY: &str = "/proc/self/exe";
-/// Tells the copy that it is one. It is believed only where the kernel agrees.
+/// Tells the copy that it is one, and when the program began. The first is believed only where the kernel agrees.
 const MARK: &str = "_KELSON_SEALED";
 
-/// Returns at once in the sealed copy, and otherwise becomes it.
-pub fn ensure() -> Result<()> {
-    if std::env::var_os(MARK).is_some() && is_sealed() {
-        return Ok(());
+/// Returns at once in the sealed copy, and otherwise becomes it. What the first has as `began`, the copy returns.
+pub fn ensure(began: u64) -> Result<u64> {
+    if let Some(began) = std::env::var_os(MARK).filter(|_| is_sealed()) {
+        return Ok(began.to_str().and_then(|began| began.parse().ok()).unwrap_or_default());
     }
     let copy = match read_only_clone() {
         Err(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL) => sealed_memfd()?,
@@ -30,7 +30,7 @@ pub fn ensure() -> Result<()> {
     let text = |string: &std::ffi::OsStr| CString::new(string.as_bytes()).unwrap_or_default();
     let arguments: Vec<_> = std::env::args_os().map(|argument| text(&argument)).collect();
     let mut environment = sys::process::own_environment();
-    environment.push(text(format!("{MARK}=1").as_ref()));
+    environment.push(text(format!("{MARK}={began}").as_ref()));
     let errno = sys::process::exec_descriptor(
         &copy,
         &sys::process::pointers(&arguments),

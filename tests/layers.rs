@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["sys"],
     &["error"],
-    &["safepath", "wire", "log", "spec"],
+    &["safepath", "wire", "log", "spec", "trace"],
     &[
         "cgroup",
         "device",

@@ -73,6 +73,7 @@ const VALUES: &[&str] = &[
     "resources",
     "root",
     "rootless",
+    "trace",
     "user",
 ];
 
@@ -140,6 +141,11 @@ impl Line {
     pub fn for_parser(&self) -> impl Iterator<Item = &OsStr> {
         let name = self.verb.iter().map(OsString::as_os_str);
         name.chain(self.before.iter().chain(&self.after).map(OsString::as_os_str))
+    }
+
+    /// Whether `--trace` may be among the arguments: what the parser will make of them is not known yet.
+    pub fn is_traced(&self) -> bool {
+        self.before.iter().chain(&self.after).any(|argument| argument.as_bytes().starts_with(b"--trace"))
     }
 
     /// Whether one of the arguments without a verb is this flag.

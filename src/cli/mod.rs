@@ -28,11 +28,11 @@ use clap::{Args, Parser};
 
 use crate::cgroup::{Manager, is_rootless};
 use crate::error::{Context, Error, Result};
-use crate::log;
 use crate::seal;
 use crate::state::Store;
 use crate::sys::memory;
 use crate::sys::process::keep_children;
+use crate::{log, trace};
 
 /// What every verb takes, before or after its name.
 #[derive(Args, Debug, Default)]
@@ -52,6 +52,9 @@ pub struct Global {
     /// Level of the log: debug, info, warning or error
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
+    /// Write to this file how long each step took, in the format of Chrome's tracing
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Make cgroups through systemd: --cgroup-manager systemd
     #[arg(long)]
     systemd_cgroup: bool,
@@ -106,10 +109,11 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> i32 {
     let Some(verb) = line.verb.clone() else { return help::without_verb(&line) };
     let name = verb.to_str().unwrap_or_default();
     keep_children();
+    let began = if line.is_traced() { trace::now() } else { 0 };
     // First of all: what is read before it would be read again.
-    let sealed = match name {
-        "create" | "exec" | "run" => seal::ensure().inspect(|()| memory::populate()),
-        _ => Ok(()),
+    let began = match name {
+        "create" | "exec" | "run" => seal::ensure(began).inspect(|_| memory::populate()),
+        _ => Ok(began),
     };
     let run = match name {
         "create" => execute::<create::Create>,
@@ -135,17 +139,21 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> i32 {
             return UNKNOWN_VERB;
         }
     };
-    run(&line, sealed)
+    run(&line, began)
 }
 
-fn execute<V: Verb>(line: &arguments::Line, sealed: Result<()>) -> i32 {
+fn execute<V: Verb>(line: &arguments::Line, began: Result<u64>) -> i32 {
     let verb = match V::try_parse_from(line.for_parser()) {
         Ok(verb) => verb,
         Err(error) => return help::usage::<V>(&error),
     };
-    let prepared = sealed.and_then(|()| verb.prepare());
+    let prepared = began.and_then(|began| verb.prepare().map(|()| began));
     let opened = verb.global().open_log();
-    let result = prepared.and(opened).and_then(|()| verb.run(&Store::new(verb.global().state_root())?));
+    let traced = prepared.and_then(|began| opened.and_then(|()| verb.global().begin_trace(began)));
+    let result = traced.and_then(|()| verb.run(&Store::new(verb.global().state_root())?));
+    trace::mark("end");
+    // What the verb has done stands.
+    trace::finish().unwrap_or_else(|error| log::warn(error.to_string()));
     match result {
         Ok(code) => {
             log::flush();
@@ -165,6 +173,10 @@ fn print(text: impl AsRef<[u8]>) -> Result<()> {
 }
 
 impl Global {
+    fn begin_trace(&self, began: u64) -> Result<()> {
+        self.trace.as_deref().map_or(Ok(()), |path| trace::begin(path, began))
+    }
+
     fn open_log(&self) -> Result<()> {
         let format = match self.log_format.as_str() {
             "" | "text" => log::Format::Text,

@@ -8,13 +8,14 @@ use nix::fcntl::OFlag;
 use nix::unistd::{Pid, chroot, fchdir};
 
 use super::Plan;
-use crate::confinement::{Agent, Program, step};
+use crate::confinement::{Agent, Program};
 use crate::error::{Context, Error, Result};
 use crate::process::rlimit::{self, ResourceLimit};
 use crate::safepath::{Procfs, Root};
 use crate::state::Status;
 use crate::sys::process::{self as sys, CLONE_PARENT, Forked};
 use crate::sys::sched::set_affinity;
+use crate::trace::{self, Process, step};
 use crate::wire::{Message, Wire};
 use crate::{cgroup, namespace, process, rdt, tty};
 
@@ -39,12 +40,14 @@ pub fn run(plan: &Plan, inherited: &mut Inherited) -> ! {
 }
 
 fn story(plan: &Plan, inherited: &mut Inherited) -> Result<Infallible> {
+    trace::enter(Process::Stage);
     let procfs = step("begin", begin(plan, inherited))?;
     let mut agent = take_agent(plan)?;
     let root = step("namespaces", enter_namespaces(plan, inherited, &procfs))?;
     step("terminal", make_terminal(plan, inherited, &root))?;
     let program = step("process", become_the_process(plan, inherited, (&root, procfs), &mut agent))?;
     drop(root);
+    trace::leave();
     step("namespaces", enter_pid_namespace(plan, inherited, agent.as_ref()))?;
     let pid = step("begin", begin_process(plan, inherited))?;
     agent.iter_mut().for_each(|agent| agent.pid = Some(pid));

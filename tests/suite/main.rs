@@ -44,5 +44,6 @@ mod seccomp;
 mod seccomp_tool;
 mod systemd;
 mod terminal;
+mod trace;
 mod update;
 mod user_namespaces;
