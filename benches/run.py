@@ -82,7 +82,7 @@ def interruptible():
     """The first interrupt ends the work, and the tidying up is not interrupted."""
     def interrupted(_signal, _frame):
         for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(one, signal.SIG_IGN)
+            signal.signal(one, lambda _signal, _frame: None)
         raise KeyboardInterrupt
 
     for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
