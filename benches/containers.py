@@ -97,7 +97,7 @@ class Containers:
         """The command for a container that sleeps, and its id."""
         ident = self.new_id(runtime)
         bundle = self.bundles.make(config, f"{config}-{runtime}-sleeps{key}", "/bin/sleep", "100000")
-        return ident, self.argv(runtime, "run", "--detach", "--bundle", bundle, "--pid-file", self.pid_file, ident)
+        return ident, self.argv(runtime, "run", "--detach", "--bundle", bundle, "--pid-file", bundle + "/pid", ident)
 
     def sleeping(self, runtime, config):
         """A container to look at."""
@@ -106,7 +106,7 @@ class Containers:
             cost = self.runner.call(argv)
             self.runner.kept += 1
             self.runner.reap(cost)
-            with open(self.pid_file) as file:
+            with open(argv[-2]) as file:
                 self.waiting[runtime, config] = ident, file.read()
         return self.waiting[runtime, config]
 

@@ -49,13 +49,14 @@ class Runner:
 
         signal.signal(signal.SIGALRM, expired)
 
-    def spawn(self, argv):
+    def spawn(self, argv, keep_errors=False):
         if self.through_busybox:
             # The shell must be gone before the command ends, or it would be the one to reap it.
             script = f'("$0" sleep 0.02; exec "$@") & echo $! >{self.note}'
             argv = [self.busybox, "sh", "-c", script, self.busybox, *argv]
         # posix_spawn is a vfork: forking this interpreter would cost more than some of the runtimes do.
-        errors = os.open(self.errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        truncate = 0 if keep_errors else os.O_TRUNC
+        errors = os.open(self.errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | truncate, 0o600)
         try:
             # Not of our process group: the terminal's interrupt is for us alone.
             pid = os.posix_spawn(argv[0], argv, ENV, setpgroup=0, file_actions=[
@@ -136,7 +137,7 @@ class Runner:
             while queue or running:
                 while queue and len(running) < workers:
                     argv = queue.pop()
-                    running[self.spawn(argv)] = argv
+                    running[self.spawn(argv, bool(running))] = argv
                 pid, status, usage = os.wait4(-1, 0)
                 cost.add(usage)
                 argv = running.pop(pid, None)  # or an orphan
