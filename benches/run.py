@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Compare container runtimes, in turn: what they cost, with ratios, as tables and as a plot.
 
-    run.py [--rounds N] [--only CASE,...] [--configs NAME,...] [--page FILE] NAME=PATH ... [bare=PATH]
+    run.py [--rounds N] [--only CASE,...] [--configs NAME,...] [--realtime] [--page FILE] NAME=PATH ... [bare=PATH]
 
 As root; works in a mount namespace of its own, with cgroup v2. The first runtime is compared with the others.
 `--rounds 3` gives a first look in a minute. Cases: run, create, exec, mounts (the same with 1,000 mounts on the host),
 crowd (list, state, exec and create among 1,000 containers; with few rounds among fewer), parallel, memory, size,
 phases. Configs: spec, spec+seccomp, podman, containerd, docker, or paths of config.json files. `--page
-docs/benchmarks.md` writes that and docs/benchmarks.svg. The floor, `bare`, is bare.c, built where there is gcc.
+docs/benchmarks.md` writes that and docs/benchmarks.svg. On a busy machine the wall times are mostly of waiting for a
+processor: `--realtime` has everything measured go before others. The floor, `bare`, is bare.c, built where there is
+gcc.
 
 Needs Python, busybox (static) and the runtimes. Leaves the host as it was, and says so if it does not.
 """
@@ -43,6 +45,7 @@ def options():
     parser.add_argument("--only", default=",".join([*cases.CASES, "phases"]), help="cases, by comma")
     parser.add_argument("--configs", default=",".join(bundles.NAMES), help="by comma (default: all)")
     parser.add_argument("--pause", type=float, default=0.02, help="seconds between two commands (default: 0.02)")
+    parser.add_argument("--realtime", action="store_true", help="go before other work (SCHED_RR)")
     parser.add_argument("--page", help="the page to write; its plot goes beside it")
     parser.add_argument("runtimes", nargs="+", metavar="NAME=PATH")
     given = parser.parse_args()
@@ -145,6 +148,8 @@ def main():
     if ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         sys.exit("run.py: cannot become a subreaper")
     interruptible()
+    if given.realtime:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     name, complain, start, load = f"bench-{os.getpid()}", Complaints(), time.monotonic(), os.getloadavg()
     try:
         groups, columns = measure(given, name, complain)
