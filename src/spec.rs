@@ -11,6 +11,7 @@ use oci_spec::runtime::{
     Hooks, LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxIdMapping, LinuxIntelRdt, LinuxMemory, LinuxMemoryPolicy,
     LinuxNamespace, LinuxNetDevice, LinuxNetwork, LinuxPersonality, LinuxRdma, LinuxTimeOffset, Mount, Root,
 };
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Context, Error, Result};
@@ -298,6 +299,13 @@ pub fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T> {
         let pointer = pointer_at(bytes, error.line(), error.column());
         Error::new(format!("not a valid configuration: {error}")).pointer(pointer)
     })
+}
+
+/// What a value is as another type. By way of text, which is read and written anyway: serde's own way between values
+/// would be 60 KB of program more.
+pub fn by_text<T: DeserializeOwned>(value: &impl Serialize) -> Result<T> {
+    let text = serde_json::to_vec(value).map_err(|error| Error::new(error.to_string()))?;
+    serde_json::from_slice(&text).map_err(|error| Error::new(format!("not a valid configuration: {error}")))
 }
 
 /// The JSON pointer (RFC 6901) of the value that begins or ends at `line` and `column` (from 1, in bytes).

@@ -74,11 +74,11 @@ pub fn detect() -> Result<Layout> {
         let known = hierarchies.iter().any(|other| other.mount_point == hierarchy.mount_point);
         // Something else may be mounted over it.
         if !known && is_mounted(&hierarchy.mount_point, wanted)? {
-            hierarchies.push(hierarchy);
+            // The unified one last: it is joined by the clone itself, the others after.
+            let unified = hierarchies.iter().position(|other| other.is_unified() && !hierarchy.is_unified());
+            hierarchies.insert(unified.unwrap_or(hierarchies.len()), hierarchy);
         }
     }
-    // The unified one last: it is joined by the clone itself, the others after.
-    hierarchies.sort_by_key(Hierarchy::is_unified);
     if let Some(unified) = hierarchies.last_mut().filter(|last| last.is_unified()) {
         let rest = fs::read_to_string(unified.mount_point.join("cgroup.controllers")).unwrap_or_default();
         unified.rest = rest.split_whitespace().map(str::to_owned).collect();

@@ -46,8 +46,8 @@ impl Verb for Spec {
 /// A user namespace with the caller's ids; and without what takes privileges: a network namespace's own sysfs,
 /// cgroups, and a group for terminals.
 fn rootless() -> Result<String> {
-    let mut config: Value =
-        serde_json::from_str(CONFIG).map_err(|error| Error::new(format!("the built-in configuration: {error}")))?;
+    let mut config: Value = serde_json::from_slice(CONFIG.as_bytes())
+        .map_err(|error| Error::new(format!("the built-in configuration: {error}")))?;
     let map = |id: u32| json!([{"containerID": 0, "hostID": id, "size": 1}]);
     let linux = &mut config["linux"];
     if let Some(linux) = linux.as_object_mut() {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Global, Verb};
 use crate::error::{Context, Error, Result};
-use crate::spec::{Resources, parse};
+use crate::spec::{Resources, by_text, parse};
 use crate::state::Store;
 use crate::update::{self, Request};
 
@@ -140,9 +140,9 @@ impl Update {
                 section[field] = value;
             }
             // Each by itself, so that the error is about the flag.
-            serde_json::from_value::<Resources>(json.clone()).map_err(|_| wrong())?;
+            by_text::<Resources>(&json).map_err(|_| wrong())?;
         }
-        serde_json::from_value(json).map_err(|error| Error::new(error.to_string()))
+        by_text(&json)
     }
 
     fn rdt(&self) -> Option<LinuxIntelRdt> {

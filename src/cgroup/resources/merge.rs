@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use crate::error::{Error, Result};
-use crate::spec::Resources;
+use crate::error::Result;
+use crate::spec::{Resources, by_text};
 
 /// Fields in which 0 or an empty text means "not set": engines send them so.
 const UNSET_BY_ZERO: &[(&str, &[&str])] = &[
@@ -18,7 +18,7 @@ const IDENTITY: [&str; 4] = ["major", "minor", "pageSize", "name"];
 
 /// `resources` as JSON, with only those fields that are set.
 pub fn to_json(resources: &Resources) -> Result<Value> {
-    let mut json = serde_json::to_value(resources).map_err(|error| Error::new(error.to_string()))?;
+    let mut json: Value = by_text(resources)?;
     for (section, fields) in UNSET_BY_ZERO {
         if let Some(section) = json.get_mut(section).and_then(Value::as_object_mut) {
             section.retain(|name, value| !fields.contains(&name.as_str()) || !is_zero(value));
@@ -42,7 +42,7 @@ pub fn merge(old: &Resources, asked: &Resources) -> Result<Resources> {
         }
     }
     overlay(&mut merged, asked);
-    serde_json::from_value(merged).map_err(|error| Error::new(format!("not valid resources: {error}")))
+    by_text(&merged)
 }
 
 fn overlay(old: &mut Value, new: Value) {
