@@ -46,12 +46,24 @@ class Namespace:
         os.close(self.home)
 
 
+@contextlib.contextmanager
+def unhurried():
+    """Without --realtime, for what is not measured and takes long."""
+    policy, parameter = os.sched_getscheduler(0), os.sched_getparam(0)
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameter)
+
+
 class Containers:
     """Runtimes by name, BARE among them. A method that measures returns {label: Cost}."""
 
     def __init__(self, runtimes, bundles, runner, state):
         self.runtimes, self.bundles, self.runner, self.state = runtimes, bundles, runner, state
-        self.pid_file = os.path.join(bundles.work, "pid")
+        # In memory, as engines have it: to replace a file on a disk may be dearer than all else of `create`.
+        self.pid_file = os.path.join(state, "pid")
         self.count = 0
         self.waiting = {}  # (id, PID) for exec and state, by runtime and config
 
@@ -134,13 +146,15 @@ class Containers:
         made = [self.background(runtime, config, f"-{number}") for number in range(count)]
         kept = self.runner.kept
         try:
-            self.runner.at_once([argv for _, argv in made], workers)
+            with unhurried():
+                self.runner.at_once([argv for _, argv in made], workers)
             self.runner.kept += count
             yield
         finally:
             self.runner.kept = kept
-            self.runner.at_once([self.argv(runtime, "delete", "--force", ident) for ident, _ in made], workers)
-            self.runner.reap(Cost())
+            with unhurried():
+                self.runner.at_once([self.argv(runtime, "delete", "--force", ident) for ident, _ in made], workers)
+                self.runner.reap(Cost())
 
     def close(self):
         """Removes every container that there is, also of a command that was interrupted."""

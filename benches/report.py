@@ -30,10 +30,10 @@ of `runc spec`'s needs ([benches/bare.c](../benches/bare.c)), which reads no con
 Every table shows medians. The runtimes take turns, command by command, so that a machine's noise is everyone's: the
 ratios are steadier than the times. *wall* is of the whole command; *CPU* is that of all the processes that descend from
 it, the container's too, but not of the kernel's own workers, which destroy namespaces later; it is what busy machines
-disturb least. `spec` is what `runc spec`
-prints, running `/bin/true`; `spec+seccomp` has docker's seccomp profile, too; `podman`, `containerd` and `docker` are
-config.json files that those engines wrote ([benches/configs](../benches/configs)). Cgroups are v2, by the cgroupfs
-driver, and the states are kept in memory, as in /run.
+disturb least. `spec` is what `runc spec` prints, running `/bin/true`; `spec+seccomp` has docker's seccomp profile, too;
+`podman`, `containerd` and `docker` are config.json files that those engines wrote
+([benches/configs](../benches/configs)). Cgroups are v2, by the cgroupfs driver, and the states are kept in memory, as
+in /run.
 """
 PHASES = """By its own account (`--trace FILE`, which chrome://tracing and ui.perfetto.dev show, too). The processes
 work side by side, so that the steps of one may be another's wait."""
