@@ -51,8 +51,8 @@ class Runner:
 
     def spawn(self, argv, keep_errors=False):
         if self.through_busybox:
-            # The shell must be gone before the command ends, or it would be the one to reap it.
-            script = f'("$0" sleep 0.02; exec "$@") & echo $! >{self.note}'
+            # Not before the shell is gone, which would be the one to reap it.
+            script = f'(while kill -0 $$ 2>/dev/null; do "$0" sleep 0.01; done; exec "$@") & echo $! >{self.note}'
             argv = [self.busybox, "sh", "-c", script, self.busybox, *argv]
         # posix_spawn is a vfork: forking this interpreter would cost more than some of the runtimes do.
         truncate = 0 if keep_errors else os.O_TRUNC
@@ -85,6 +85,8 @@ class Runner:
         signal.alarm(DEADLINE)
         try:
             _, status, usage = os.wait4(pid, 0)
+        except ChildProcessError:
+            raise Failed("its end was not seen") from None
         except (Failed, KeyboardInterrupt) as error:
             if isinstance(error, Failed):
                 os.kill(pid, signal.SIGKILL)

@@ -105,7 +105,7 @@ def targets(groups, subject):
                   [group.ratio(label, subject, peer, measure) for label in group.rows], bound)
     if group := found.get("Size"):
         size = group.median("binary", subject, "size") / 1e6
-        judge(f"binary: at most {LARGEST_BINARY:.0f} MB", [size], LARGEST_BINARY)
+        judge(f"binary: at most {LARGEST_BINARY:.0f} MB ({size * 1e6 / 2**20:.2f} MiB)", [size], LARGEST_BINARY)
     title, labels, bound = GROWTH
     if group := found.get(title):
         times, kernel = growths(group, subject), growths(group, BARE).get("run", (0, 0))
