@@ -6,7 +6,7 @@ import statistics
 import types
 from functools import partial
 
-from containers import BARE, Namespace
+from containers import BARE, Namespace, unhurried
 from measure import Cost, Failed, interleaved
 
 WORKERS = 8
@@ -126,7 +126,8 @@ def parallel(lab):
 
     def job(name):
         commands = [lab.containers.command_to_run(name, config, f"-{number}") for number in range(batch)]
-        cost = lab.runner.at_once(commands, WORKERS)
+        with unhurried():  # all processors are busy: the kernel's workers must get their part
+            cost = lab.runner.at_once(commands, WORKERS)
         lab.runner.reap(cost)
         cost.wall, cost.cpu = cost.wall / batch, cost.cpu / batch
         return {f"run, {WORKERS} at a time": cost}

@@ -48,7 +48,7 @@ class Namespace:
 
 @contextlib.contextmanager
 def unhurried():
-    """Without --realtime, for what is not measured and takes long."""
+    """Without --realtime."""
     policy, parameter = os.sched_getscheduler(0), os.sched_getparam(0)
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     try:

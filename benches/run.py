@@ -59,6 +59,7 @@ def options():
     given.runtimes = {name: os.path.abspath(path) for name, path in (pair.split("=", 1) for pair in given.runtimes)}
     if bad := [path for path in given.runtimes.values() if not os.access(path, os.X_OK)]:
         parser.error(f"cannot be run: {', '.join(bad)}")
+    given.page = given.page and os.path.abspath(given.page)  # who enters a mount namespace starts at its root
     if given.rounds < 1 or set(given.runtimes) == {BARE}:
         parser.error("there has to be a round, and a runtime")
     return given
