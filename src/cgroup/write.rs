@@ -108,6 +108,7 @@ impl<'a> Cgroup<'a> {
             (Errno::EBUSY, "memory") => error.hint(format!("{} bytes are in use", in_use().trim())),
             (Errno::EOPNOTSUPP, "blkio" | "io") => error.hint("the device's scheduler knows no weights: choose BFQ"),
             (Errno::ENODEV, "blkio" | "io") => error.hint("there is no such block device; a partition is none"),
+            (Errno::ENODEV, "rdma") => error.hint("there is no such RDMA device"),
             (Errno::EINVAL, "cpu") if write.file.starts_with("cpu.rt") => {
                 error.hint("the cgroup above must have as much in its cpu.rt_runtime_us")
             }

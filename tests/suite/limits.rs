@@ -9,7 +9,7 @@ use crate::support::namespace;
 
 /// A file of the container's cgroup.
 #[track_caller]
-fn read(bundle: &Bundle, controller: &str, file: &str) -> String {
+pub fn read(bundle: &Bundle, controller: &str, file: &str) -> String {
     let path = bundle.cgroup(controller).join(file);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).trim().to_owned()
 }
@@ -166,63 +166,6 @@ fn v2_is_always_as_some_switches_of_v1_say() {
     }
 }
 
-/// The number of a block device that is no partition.
-fn block_device() -> Option<(u32, u32)> {
-    let entries = fs::read_dir("/sys/block").ok()?.flatten();
-    let numbers = entries.filter_map(|entry| fs::read_to_string(entry.path().join("dev")).ok());
-    let parsed = |text: String| {
-        let (major, minor) = text.trim().split_once(':')?;
-        Some((major.parse().ok()?, minor.parse().ok()?))
-    };
-    // Loop devices and the like may have no disk.
-    numbers.filter_map(parsed).find(|(major, _)| ![1, 7, 11].contains(major))
-}
-
-#[test]
-fn input_and_output_are_limited() {
-    let controller = if View::current().is_v2() { "io" } else { "blkio" };
-    if !has(controller) {
-        return;
-    }
-    let Some((major, minor)) = block_device() else { return skip("there is no block device") };
-    let entry = |rate: u64| json!([{"major": major, "minor": minor, "rate": rate}]);
-    let host = Host::new();
-    let mut bundle = host.bundle();
-    bundle.config["linux"]["resources"]["blockIO"] = json!({
-        "throttleReadBpsDevice": entry(1_048_576), "throttleWriteBpsDevice": entry(2_097_152),
-        "throttleReadIOPSDevice": entry(30), "throttleWriteIOPSDevice": entry(40),
-    });
-    bundle.create().ok();
-    let device = format!("{major}:{minor}");
-    if View::current().is_v2() {
-        assert_eq!(read(&bundle, "", "io.max"), format!("{device} rbps=1048576 wbps=2097152 riops=30 wiops=40"));
-    } else {
-        for (file, rate) in [("read_bps", 1_048_576), ("write_bps", 2_097_152), ("read_iops", 30), ("write_iops", 40)] {
-            let text = read(&bundle, "blkio", &format!("blkio.throttle.{file}_device"));
-            assert_eq!(text, format!("{device} {rate}"), "{file}");
-        }
-    }
-    bundle.delete_by_force();
-}
-
-#[test]
-fn input_and_output_have_a_weight() {
-    let controller = if View::current().is_v2() { "io" } else { "blkio" };
-    if !has(controller) {
-        return;
-    }
-    let host = Host::new();
-    let mut bundle = host.bundle();
-    bundle.config["linux"]["resources"]["blockIO"] = json!({"weight": 500});
-    bundle.create().ok();
-    let files = [("blkio.weight", "500"), ("blkio.bfq.weight", "500"), ("io.bfq.weight", "500"), ("io.weight", "4950")];
-    let directory = bundle.cgroup(controller);
-    let (file, weight) = files.into_iter().find(|(file, _)| directory.join(file).exists()).unwrap();
-    let text = read(&bundle, controller, file);
-    assert!([weight.to_owned(), format!("default {weight}")].contains(&text), "{file}: {text}");
-    bundle.delete_by_force();
-}
-
 #[test]
 fn processors_are_chosen() {
     if has("cpuset") {
@@ -241,12 +184,13 @@ fn huge_pages_are_limited() {
     if !hybrid && !has("hugetlb") {
         return;
     }
-    let (host, v1) = (Host::new(), View::current() == View::V1);
+    let host = Host::new();
     let mut bundle = host.bundle();
     bundle.config["linux"]["resources"]["hugepageLimits"] = json!([{"pageSize": "2MB", "limit": 4_194_304}]);
     bundle.create().ok();
     for file in ["hugetlb.2MB.rsvd", "hugetlb.2MB"] {
-        let file = format!("{file}.{}", if v1 { "limit_in_bytes" } else { "max" });
+        let is_v2 = hybrid || View::current().is_v2();
+        let file = format!("{file}.{}", if is_v2 { "max" } else { "limit_in_bytes" });
         assert_eq!(read(&bundle, if hybrid { "unified" } else { "hugetlb" }, &file), "4194304", "{file}");
     }
     bundle.delete_by_force();

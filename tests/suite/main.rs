@@ -13,6 +13,7 @@ mod cgroups;
 mod cli;
 mod crash;
 mod descriptors;
+mod device_limits;
 mod devices;
 mod events;
 mod exec;

@@ -1,0 +1,145 @@
+//! Limits on what goes through a device: block devices, and those of RDMA.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Bundle, Host, View, skip};
+use crate::limits::{has, read};
+
+/// What has limits on block devices: the name differs.
+fn io() -> &'static str {
+    if View::current().is_v2() { "io" } else { "blkio" }
+}
+
+/// A block device with a driver (of others there may be nodes without a disk) as cgroups name it, if `is_wanted` of
+/// its directory in /sys.
+fn block_device(is_wanted: impl Fn(&Path) -> bool) -> Option<(u32, u32)> {
+    let entries = fs::read_dir("/sys/block").ok()?.flatten().map(|entry| entry.path());
+    let numbers = entries.filter(|path| is_wanted(path)).filter_map(|path| fs::read_to_string(path.join("dev")).ok());
+    let parsed = |text: String| {
+        let (major, minor) = text.trim().split_once(':')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    };
+    numbers.filter_map(parsed).find(|(major, _)| ![1, 7, 11].contains(major))
+}
+
+#[test]
+fn input_and_output_are_limited() {
+    if !has(io()) {
+        return;
+    }
+    let Some((major, minor)) = block_device(|_| true) else { return skip("there is no block device") };
+    let entry = |rate: u64| json!([{"major": major, "minor": minor, "rate": rate}]);
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.config["linux"]["resources"]["blockIO"] = json!({
+        "throttleReadBpsDevice": entry(1_048_576), "throttleWriteBpsDevice": entry(2_097_152),
+        "throttleReadIOPSDevice": entry(30), "throttleWriteIOPSDevice": entry(40),
+    });
+    bundle.create().ok();
+    let device = format!("{major}:{minor}");
+    if View::current().is_v2() {
+        assert_eq!(read(&bundle, "", "io.max"), format!("{device} rbps=1048576 wbps=2097152 riops=30 wiops=40"));
+    } else {
+        for (file, rate) in [("read_bps", 1_048_576), ("write_bps", 2_097_152), ("read_iops", 30), ("write_iops", 40)] {
+            let text = read(&bundle, "blkio", &format!("blkio.throttle.{file}_device"));
+            assert_eq!(text, format!("{device} {rate}"), "{file}");
+        }
+    }
+    bundle.delete_by_force();
+}
+
+/// The file with the weight of the container's input and output, which depends on the schedulers that the kernel has.
+fn weight_file(bundle: &Bundle<'_>) -> &'static str {
+    let directory = bundle.cgroup(io());
+    let files = ["blkio.weight", "blkio.bfq.weight", "io.bfq.weight", "io.weight"];
+    files.into_iter().find(|file| directory.join(file).exists()).unwrap()
+}
+
+#[test]
+fn input_and_output_have_a_weight() {
+    if !has(io()) {
+        return;
+    }
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.config["linux"]["resources"]["blockIO"] = json!({"weight": 500});
+    bundle.create().ok();
+    let file = weight_file(&bundle);
+    let weight = if file == "io.weight" { "4950" } else { "500" };
+    let text = read(&bundle, io(), file);
+    assert!([weight.to_owned(), format!("default {weight}")].contains(&text), "{file}: {text}");
+    bundle.delete_by_force();
+}
+
+#[test]
+fn a_single_device_has_a_weight() {
+    if !has(io()) {
+        return;
+    }
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.create().ok();
+    let file = weight_file(&bundle);
+    bundle.delete_by_force();
+    let scheduler = |path: &Path| fs::read_to_string(path.join("queue/scheduler")).unwrap_or_default();
+    let device = block_device(|path| file == "io.weight" || scheduler(path).contains("[bfq]"));
+    let Some((major, minor)) = device else { return skip("no block device has a scheduler that knows weights") };
+    bundle.config["linux"]["resources"]["blockIO"] =
+        json!({"weight": 500, "weightDevice": [{"major": major, "minor": minor, "weight": 300}]});
+    bundle.create().ok();
+    let (file, weight) = match file {
+        "blkio.weight" => ("blkio.weight_device", "300"),
+        "blkio.bfq.weight" => ("blkio.bfq.weight_device", "300"),
+        "io.weight" => (file, "2930"),
+        _ => (file, "300"),
+    };
+    let text = read(&bundle, io(), file);
+    assert!(text.lines().any(|line| line == format!("{major}:{minor} {weight}")), "{file}: {text}");
+    bundle.delete_by_force();
+}
+
+/// Gives the container limits on RDMA; what the kernel then has for `device`.
+fn rdma(bundle: &mut Bundle<'_>, limits: &Value, device: &str) -> String {
+    bundle.config["linux"]["resources"]["rdma"] = json!({ device: limits });
+    bundle.create().ok();
+    line_of(bundle, device)
+}
+
+fn line_of(bundle: &Bundle<'_>, device: &str) -> String {
+    let text = read(bundle, "rdma", "rdma.max");
+    text.lines().find(|line| line.starts_with(&format!("{device} "))).unwrap_or_default().to_owned()
+}
+
+#[test]
+fn rdma_is_limited() {
+    if !has("rdma") {
+        return;
+    }
+    let devices = fs::read_dir("/sys/class/infiniband").into_iter().flatten().flatten();
+    let Some(device) = devices.map(|entry| entry.file_name().into_string().unwrap()).next() else {
+        return skip("there is no RDMA device: rdma link add rxe0 type rxe netdev eth0");
+    };
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    for (limits, wanted) in [
+        (json!({"hcaHandles": 3, "hcaObjects": 10_000}), "hca_handle=3 hca_object=10000"),
+        (json!({"hcaObjects": 7}), "hca_handle=max hca_object=7"),
+    ] {
+        assert_eq!(rdma(&mut bundle, &limits, &device), format!("{device} {wanted}"));
+        bundle.delete_by_force();
+    }
+    let before = rdma(&mut bundle, &json!({"hcaHandles": 3}), &device);
+    let update = |asked: Value| host.call(["update", "-r", "-", &bundle.id]).stdin(asked.to_string()).run();
+    update(json!({"rdma": {&device: {"hcaHandles": 4}, "nonesuch0": {"hcaHandles": 1}}})).fails_with("rdma/nonesuch0");
+    assert_eq!(line_of(&bundle, &device), before, "all or nothing");
+    update(json!({"rdma": {&device: {"hcaObjects": 4}}})).ok();
+    assert_eq!(line_of(&bundle, &device), format!("{device} hca_handle=3 hca_object=4"));
+    bundle.delete_by_force();
+    bundle.config["linux"]["resources"]["rdma"] = json!({"nonesuch0": {"hcaHandles": 1}});
+    let output = bundle.create();
+    assert!(output.stderr.contains("(config.json /linux/resources/rdma/nonesuch0)"), "{output:?}");
+    output.fails_with("there is no such RDMA device");
+}
