@@ -75,14 +75,17 @@ impl<'a> Cgroup<'a> {
             openat(&self.directory, file, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())
                 .and_then(|file| nix::unistd::write(&file, value.as_bytes()).map(drop))
         };
-        let written = match (put(&write.file, &write.value), &write.instead) {
-            (Err(Errno::ENOENT), Some((file, value))) => put(file, value),
-            (written, _) => written,
+        let (file, value, written) = match (put(&write.file, &write.value), &write.instead) {
+            (Err(Errno::ENOENT), Some((file, value))) => (file, value, put(file, value)),
+            (written, _) => (&write.file, &write.value, written),
         };
         match written {
             Err(Errno::ENOENT) if write.optional => Ok(()),
             Err(Errno::ENOENT) => Err(self.not_available(write)),
-            Err(errno) => Err(self.refused(write, errno)),
+            Err(errno) => {
+                let (file, value) = (file.clone(), value.clone());
+                Err(self.refused(&Write { file, value, ..write.clone() }, errno))
+            }
             Ok(()) if write.file == IGNORED => self.check_effect(write),
             Ok(()) => Ok(()),
         }
@@ -106,6 +109,9 @@ impl<'a> Cgroup<'a> {
         let in_use = || fs::read_to_string(self.path.join("memory.usage_in_bytes")).unwrap_or_default();
         match (errno, &*write.controller) {
             (Errno::EBUSY, "memory") => error.hint(format!("{} bytes are in use", in_use().trim())),
+            (Errno::EOPNOTSUPP, "io") if write.file == "io.weight" => error.hint(
+                "weights need io.cost.qos with enable=1 for the device, in the root cgroup, or the scheduler BFQ",
+            ),
             (Errno::EOPNOTSUPP, "blkio" | "io") => error.hint("the device's scheduler knows no weights: choose BFQ"),
             (Errno::ENODEV, "blkio" | "io") => error.hint("there is no such block device; a partition is none"),
             (Errno::ENODEV, "rdma") => error.hint("there is no such RDMA device"),

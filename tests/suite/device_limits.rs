@@ -74,6 +74,17 @@ fn input_and_output_have_a_weight() {
     bundle.delete_by_force();
 }
 
+/// Whether a block device takes weights in such a file: it needs the scheduler BFQ, or a model of its costs.
+fn takes_weights(device: &Path, file: &str) -> bool {
+    let number = fs::read_to_string(device.join("dev")).unwrap_or_default();
+    let scheduler = fs::read_to_string(device.join("queue/scheduler")).unwrap_or_default();
+    let models = fs::read_to_string("/sys/fs/cgroup/io.cost.qos").unwrap_or_default();
+    match file {
+        "io.weight" => models.lines().any(|line| line.starts_with(&format!("{} enable=1", number.trim()))),
+        _ => scheduler.contains("[bfq]"),
+    }
+}
+
 #[test]
 fn a_single_device_has_a_weight() {
     if !has(io()) {
@@ -84,20 +95,24 @@ fn a_single_device_has_a_weight() {
     bundle.create().ok();
     let file = weight_file(&bundle);
     bundle.delete_by_force();
-    let scheduler = |path: &Path| fs::read_to_string(path.join("queue/scheduler")).unwrap_or_default();
-    let device = block_device(|path| file == "io.weight" || scheduler(path).contains("[bfq]"));
-    let Some((major, minor)) = device else { return skip("no block device has a scheduler that knows weights") };
-    bundle.config["linux"]["resources"]["blockIO"] =
-        json!({"weight": 500, "weightDevice": [{"major": major, "minor": minor, "weight": 300}]});
-    bundle.create().ok();
-    let (file, weight) = match file {
-        "blkio.weight" => ("blkio.weight_device", "300"),
-        "blkio.bfq.weight" => ("blkio.bfq.weight_device", "300"),
-        "io.weight" => (file, "2930"),
-        _ => (file, "300"),
+    let mut set = |device: (u32, u32)| {
+        bundle.config["linux"]["resources"]["blockIO"] =
+            json!({"weight": 500, "weightDevice": [{"major": device.0, "minor": device.1, "weight": 300}]});
+        bundle.create()
     };
-    let text = read(&bundle, io(), file);
-    assert!(text.lines().any(|line| line == format!("{major}:{minor} {weight}")), "{file}: {text}");
+    let of_devices = if View::current().is_v2() { file.to_owned() } else { format!("{file}_device") };
+    if let Some(device) = block_device(|path| !takes_weights(path, file)) {
+        let output = set(device);
+        assert!(output.stderr.contains("/linux/resources/blockIO/weightDevice/0"), "{output:?}");
+        output.fails_with(&format!("{of_devices}: EOPNOTSUPP"));
+    }
+    let Some(device) = block_device(|path| takes_weights(path, file)) else {
+        return skip("no block device takes a weight");
+    };
+    set(device).ok();
+    let text = read(&bundle, io(), &of_devices);
+    let wanted = format!("{}:{} {}", device.0, device.1, if file == "io.weight" { 2930 } else { 300 });
+    assert!(text.lines().any(|line| line == wanted), "{of_devices}: {text}");
     bundle.delete_by_force();
 }
 
