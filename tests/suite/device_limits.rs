@@ -1,7 +1,7 @@
 //! Limits on what goes through a device: block devices, and those of RDMA.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -13,16 +13,17 @@ fn io() -> &'static str {
     if View::current().is_v2() { "io" } else { "blkio" }
 }
 
-/// A block device with a driver (of others there may be nodes without a disk) as cgroups name it, if `is_wanted` of
-/// its directory in /sys.
-fn block_device(is_wanted: impl Fn(&Path) -> bool) -> Option<(u32, u32)> {
-    let entries = fs::read_dir("/sys/block").ok()?.flatten().map(|entry| entry.path());
-    let numbers = entries.filter(|path| is_wanted(path)).filter_map(|path| fs::read_to_string(path.join("dev")).ok());
-    let parsed = |text: String| {
-        let (major, minor) = text.trim().split_once(':')?;
-        Some((major.parse().ok()?, minor.parse().ok()?))
-    };
-    numbers.filter_map(parsed).find(|(major, _)| ![1, 7, 11].contains(major))
+/// Block devices that have a disk, by their directories in /sys.
+fn block_devices() -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir("/sys/block").into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.filter(|path| number(path).is_some_and(|(major, _)| ![1, 7, 11].contains(&major)))
+}
+
+/// What cgroups call it: major and minor number.
+fn number(device: &Path) -> Option<(u32, u32)> {
+    let text = fs::read_to_string(device.join("dev")).ok()?;
+    let (major, minor) = text.trim().split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 #[test]
@@ -30,7 +31,8 @@ fn input_and_output_are_limited() {
     if !has(io()) {
         return;
     }
-    let Some((major, minor)) = block_device(|_| true) else { return skip("there is no block device") };
+    let device = block_devices().next().and_then(|path| number(&path));
+    let Some((major, minor)) = device else { return skip("there is no block device") };
     let entry = |rate: u64| json!([{"major": major, "minor": minor, "rate": rate}]);
     let host = Host::new();
     let mut bundle = host.bundle();
@@ -77,11 +79,37 @@ fn input_and_output_have_a_weight() {
 /// Whether a block device takes weights in such a file: it needs the scheduler BFQ, or a model of its costs.
 fn takes_weights(device: &Path, file: &str) -> bool {
     let number = fs::read_to_string(device.join("dev")).unwrap_or_default();
-    let scheduler = fs::read_to_string(device.join("queue/scheduler")).unwrap_or_default();
     let models = fs::read_to_string("/sys/fs/cgroup/io.cost.qos").unwrap_or_default();
     match file {
         "io.weight" => models.lines().any(|line| line.starts_with(&format!("{} enable=1", number.trim()))),
-        _ => scheduler.contains("[bfq]"),
+        _ => scheduler(device) == "bfq",
+    }
+}
+
+/// The one in use.
+fn scheduler(device: &Path) -> String {
+    let text = fs::read_to_string(device.join("queue/scheduler")).unwrap_or_default();
+    text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map_or("", |(name, _)| name).to_owned()
+}
+
+/// A loop device that nobody uses, with the scheduler BFQ as long as this lives.
+struct Borrowed {
+    device: PathBuf,
+    before: String,
+}
+
+impl Borrowed {
+    fn find() -> Option<Self> {
+        let entries = fs::read_dir("/sys/block").ok()?.flatten().map(|entry| entry.path());
+        let is_idle = |path: &PathBuf| number(path).is_some_and(|(major, _)| major == 7) && !path.join("loop").exists();
+        let mut found = entries.filter(is_idle).map(|device| Self { before: scheduler(&device), device });
+        found.find(|found| fs::write(found.device.join("queue/scheduler"), "bfq").is_ok())
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        let _ = fs::write(self.device.join("queue/scheduler"), &self.before);
     }
 }
 
@@ -95,23 +123,27 @@ fn a_single_device_has_a_weight() {
     bundle.create().ok();
     let file = weight_file(&bundle);
     bundle.delete_by_force();
-    let mut set = |device: (u32, u32)| {
+    let of_devices = if View::current().is_v2() { file.to_owned() } else { format!("{file}_device") };
+    let mut set = |device: &Path| {
+        let (major, minor) = number(device).unwrap();
         bundle.config["linux"]["resources"]["blockIO"] =
-            json!({"weight": 500, "weightDevice": [{"major": device.0, "minor": device.1, "weight": 300}]});
+            json!({"weight": 500, "weightDevice": [{"major": major, "minor": minor, "weight": 300}]});
         bundle.create()
     };
-    let of_devices = if View::current().is_v2() { file.to_owned() } else { format!("{file}_device") };
-    if let Some(device) = block_device(|path| !takes_weights(path, file)) {
-        let output = set(device);
+    if let Some(device) = block_devices().find(|path| !takes_weights(path, file)) {
+        let output = set(&device);
         assert!(output.stderr.contains("/linux/resources/blockIO/weightDevice/0"), "{output:?}");
         output.fails_with(&format!("{of_devices}: EOPNOTSUPP"));
     }
-    let Some(device) = block_device(|path| takes_weights(path, file)) else {
+    let own = block_devices().find(|path| takes_weights(path, file));
+    let borrowed = if own.is_none() && file != "io.weight" { Borrowed::find() } else { None };
+    let Some(device) = own.or(borrowed.as_ref().map(|borrowed| borrowed.device.clone())) else {
         return skip("no block device takes a weight");
     };
-    set(device).ok();
+    set(&device).ok();
+    let (major, minor) = number(&device).unwrap();
+    let wanted = format!("{major}:{minor} {}", if file == "io.weight" { 2930 } else { 300 });
     let text = read(&bundle, io(), &of_devices);
-    let wanted = format!("{}:{} {}", device.0, device.1, if file == "io.weight" { 2930 } else { 300 });
     assert!(text.lines().any(|line| line == wanted), "{of_devices}: {text}");
     bundle.delete_by_force();
 }
