@@ -66,7 +66,7 @@ crash: build
 # Against the installed runc and crun too, on a cgroup v2 view.
 attacks: build
 	$(CARGO) build --release --target $(TARGET) -p kelson-conformance
-	conformance/attacks --view v2 --rounds $(or $(ROUNDS),2000) --seconds 300 --table docs/attacks.md \
+	conformance/attacks/run --view v2 --rounds $(or $(ROUNDS),2000) --seconds 300 --table docs/attacks.md \
 		$(OUT) kelson=$(OUT)/kelson $(PEERS)
 
 # What it costs beside the installed peers, or those of PEERS="NAME=PATH ..."; ROUNDS=3 for a first look.

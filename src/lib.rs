@@ -2,6 +2,8 @@
 
 // Fields whose names say what the specification's text says are not described again.
 #![allow(missing_docs)]
+// These panic where the output is full or closed: `cli::print`, `log::say`.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod cgroup;
 pub mod cli;

@@ -61,11 +61,23 @@ pub fn flush() {
     }
 }
 
+/// Writes a line to standard error, which may be full or closed.
+pub fn say(line: &str) {
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
+/// Has a panic told of as any error is. It still aborts.
+pub fn catch_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        error(&Error::new(format!("a fault of kelson itself: {panic}")).hint("please report it, with this line"));
+    }));
+}
+
 /// Writes the error that ends the program; on standard error too where the log is a file, as runc does.
 pub fn error(error: &Error) {
     let message = error.to_string();
     if LOG.get().is_some_and(|log| log.file.is_some()) {
-        let _ = std::io::stderr().write_all(format!("{message}\n").as_bytes());
+        say(&message);
     }
     write("error", &message, &error.details());
 }

@@ -7,6 +7,7 @@ use clap::error::ErrorKind;
 
 use super::arguments::Line;
 use super::{VERBS, print};
+use crate::log;
 use crate::spec::VERSION_MAX;
 
 /// The program called without a verb.
@@ -40,6 +41,6 @@ pub fn usage<V: CommandFactory>(error: &clap::Error) -> i32 {
     }
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default();
-    eprintln!("{}", first.strip_prefix("error: ").unwrap_or(first));
+    log::say(first.strip_prefix("error: ").unwrap_or(first));
     1
 }

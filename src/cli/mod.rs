@@ -105,6 +105,7 @@ const UNKNOWN_VERB: i32 = 3;
 
 /// Runs the program; returns its exit code.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> i32 {
+    log::catch_panics();
     let line = arguments::Line::read(arguments.skip(1));
     let Some(verb) = line.verb.clone() else { return help::without_verb(&line) };
     let name = verb.to_str().unwrap_or_default();
@@ -135,7 +136,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> i32 {
         "update" => execute::<update::Update>,
         "help" | "seccomp" => return help::show(&mut std::io::stdout()),
         unknown => {
-            eprintln!("No help topic for '{unknown}'");
+            log::say(&format!("No help topic for '{unknown}'"));
             return UNKNOWN_VERB;
         }
     };

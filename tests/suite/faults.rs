@@ -186,6 +186,17 @@ fn an_answer_that_cannot_be_written_is_an_error() {
 }
 
 #[test]
+fn an_error_that_cannot_be_written_is_still_its_exit_code() {
+    let host = Host::new();
+    for (words, code) in
+        [(&["bogus"][..], 3), (&["state", "--bogus"], 1), (&["state", "nobody"], 1), (&["exec", "nobody", "x"], 255)]
+    {
+        let full = host.bare(words).before(["bash", "-c", "exec \"$@\" 2> /dev/full", "bash"]).run();
+        assert_eq!(full.code, code, "{words:?}: {full:?}");
+    }
+}
+
+#[test]
 fn no_memory_is_one_line() {
     let host = Host::new();
     let bundle = sleeper(&host);
