@@ -61,7 +61,7 @@ churn: build
 # one case of a hundred. VIEW=v2 for cgroup v2 on a hybrid host.
 crash: build
 	$(CARGO) build --release --target $(TARGET) -p kelson-conformance
-	conformance/crash --sample $(or $(SAMPLE),1) $(if $(VIEW),--view $(VIEW)) --table docs/crash.md $(OUT)
+	conformance/crash/run --sample $(or $(SAMPLE),1) $(if $(VIEW),--view $(VIEW)) --table docs/crash.md $(OUT)
 
 # Against the installed runc and crun too, on a cgroup v2 view.
 attacks: build
