@@ -154,7 +154,7 @@ fn make(
         state.root_mount = rootfs::mount_id(root);
         container.save(state)?;
     }
-    let (mut pid, mut pidfd) = launch(plan, cgroups, &mut inherited)?;
+    let (mut pid, mut pidfd, ours) = launch(plan, cgroups, &mut inherited, ours)?;
     let mut awaited = Awaited::new(pidfd.as_ref());
     drop(inherited);
 
@@ -268,8 +268,14 @@ fn listen(container: &Container) -> Result<OwnedFd> {
     made.on_path("cannot listen for `start`", container.path.join(START_SOCKET))
 }
 
-/// Makes the container's first process (or the stage before it), inside its cgroups.
-fn launch(plan: &Plan, cgroups: Cgroups, inherited: &mut Inherited) -> Result<(Pid, Option<OwnedFd>)> {
+/// Makes the container's first process (or the stage before it), inside its cgroups. This process's end of the wire
+/// stays here alone: so who waits at the other sees that this process is gone.
+fn launch(
+    plan: &Plan,
+    cgroups: Cgroups,
+    inherited: &mut Inherited,
+    ours: Wire,
+) -> Result<(Pid, Option<OwnedFd>, Wire)> {
     let stage = plan.namespaces.needs_stage();
     let flags = if stage { 0 } else { plan.namespaces.clone_flags() };
     let (forked, cgroup_files) = cgroups
@@ -278,12 +284,13 @@ fn launch(plan: &Plan, cgroups: Cgroups, inherited: &mut Inherited) -> Result<(P
     inherited.cgroup_files = cgroup_files;
     match forked {
         Forked::Child => {
+            drop(ours);
             interrupt::release();
             if stage { init::stage(plan, inherited) } else { init::run(plan, inherited) }
         }
         Forked::Parent { pid, pidfd } => {
             trace::mark("clone");
-            Ok((pid, pidfd))
+            Ok((pid, pidfd, ours))
         }
     }
 }

@@ -156,12 +156,19 @@ fn add(plan: &Plan, cgroups: &[String], console: Option<OwnedFd>) -> Result<(Pid
     }
     let (ours, theirs) = Wire::pair()?;
     let mut inherited = stage::Inherited { wire: theirs, init: pidfd, console, cgroup_files: Vec::new() };
-    let stage = launch(plan, joined, &mut inherited, cgroups.is_empty())?;
+    let (stage, ours) = launch(plan, joined, &mut inherited, ours, cgroups.is_empty())?;
     drop(inherited);
     follow(plan, stage, &ours)
 }
 
-fn launch(plan: &Plan, cgroups: Cgroups, inherited: &mut stage::Inherited, may_fall_back: bool) -> Result<Pid> {
+/// Makes the stage. This process's end of the wire stays here alone, as in `create`.
+fn launch(
+    plan: &Plan,
+    cgroups: Cgroups,
+    inherited: &mut stage::Inherited,
+    ours: Wire,
+    may_fall_back: bool,
+) -> Result<(Pid, Wire)> {
     let (cgroup, init) = (&plan.state.cgroup, plan.state.init.map_or(0, |init| init.pid));
     let mut cloned = cgroups.clone_into(0);
     if matches!(cloned, Err(Errno::EBUSY | Errno::ENODEV | Errno::EOPNOTSUPP | Errno::EACCES)) && may_fall_back {
@@ -174,9 +181,10 @@ fn launch(plan: &Plan, cgroups: Cgroups, inherited: &mut stage::Inherited, may_f
     match cloned.context(|| "cannot make a process in the container's cgroup").map_err(|error| error.step("cgroup"))? {
         (Forked::Parent { pid, .. }, _) => {
             trace::mark("clone");
-            Ok(pid)
+            Ok((pid, ours))
         }
         (Forked::Child, files) => {
+            drop(ours);
             inherited.cgroup_files = files;
             stage::run(plan, inherited)
         }
