@@ -1,0 +1,11 @@
+//! How the program is linked, and the program alone: tests unwind their stacks.
+
+fn main() {
+    println!("cargo:rerun-if-changed=link");
+    let is = |name: &str, value: &str| std::env::var(name).is_ok_and(|it| it == value);
+    if is("CARGO_CFG_TARGET_ARCH", "x86_64") && is("CARGO_CFG_TARGET_ENV", "musl") {
+        for script in ["start.ld", "unwind.ld"] {
+            println!("cargo:rustc-link-arg-bins=-Wl,-T,{}/link/{script}", env!("CARGO_MANIFEST_DIR"));
+        }
+    }
+}
