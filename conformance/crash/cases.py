@@ -8,6 +8,7 @@ import time
 
 from host import left, read
 from containers import HERE, Container, Wrong, reap_orphans
+from reports import report_of_program
 from scenarios import SCENARIOS
 
 ERRNOS = ["EIO", "EPERM", "ENOSYS", "ENOMEM", "EINTR"]
@@ -59,9 +60,8 @@ def judge(case, scenario, container, done, hit):
     if done.code == 0:
         if "level=error" in done.err:
             raise Wrong(f"it succeeded with an error: {done.err!r}")
-        # What befalls an init that waits already is for `start` to tell.
-        if hit == "accept4" and "container that has stopped" in container.call(["start", container.id]).err:
-            return "failed", None
+        if hit == "accept4" and not scenario.of_init:
+            return judge_start(case, container)
         return "worked", scenario.result(container, done)
     # What a killed program ends a foreground verb with.
     if case.how == "KILL" and done.code == 128 + signal.SIGKILL:
@@ -69,6 +69,15 @@ def judge(case, scenario, container, done, hit):
     check_error(case, done)
     scenario.after_failure(container)
     return "failed", None
+
+
+def judge_start(case, container):
+    """What befalls an init that waits already is for `start` to tell."""
+    started = container.call(["start", container.id])
+    if started.code != 0:
+        check_error(case, started)
+        return "failed", None
+    return "worked", report_of_program(container)
 
 
 def check_error(case, done):
