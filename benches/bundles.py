@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 
-sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../conformance"))
 from host import CGROUPS, make_rootfs, read
 
 CONFIGS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "configs")

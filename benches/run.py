@@ -16,7 +16,6 @@ Needs Python, busybox (static) and the runtimes. Leaves the host as it was, and 
 
 import argparse
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
@@ -26,7 +25,7 @@ import time
 
 sys.dont_write_bytecode = True
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../conformance"))
-from host import CGROUPS, cgroups_of_ours, enter_view, left
+from host import CGROUPS, become_subreaper, cgroups_of_ours, enter_view, left
 
 import bundles
 import cases
@@ -35,7 +34,6 @@ import report
 from containers import BARE, Containers
 from measure import Cost, Failed, Runner, children
 
-PR_SET_CHILD_SUBREAPER = 36
 BUSYBOX = "/usr/bin/busybox"
 
 
@@ -146,8 +144,7 @@ def main():
     if not os.path.exists(BUSYBOX):
         sys.exit("run.py: no busybox (Debian: busybox-static)")
     enter_view("v2")
-    if ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        sys.exit("run.py: cannot become a subreaper")
+    become_subreaper()
     interruptible()
     if given.realtime:
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))

@@ -271,12 +271,7 @@ pub fn stage(plan: &Plan, inherited: &mut Inherited) -> ! {
         },
         Ok(Forked::Parent { pid, .. }) => {
             trace::mark("namespaces");
-            let told = inherited.wire.send(&Message::Init(pid.as_raw()));
-            if told.is_err() {
-                // It would wait for a runtime that does not know of it, and that for it.
-                let _ = sys::kill(pid, libc::SIGKILL);
-            }
-            std::process::exit(i32::from(told.is_err()))
+            std::process::exit(i32::from(inherited.wire.hand_over(pid).is_err()))
         }
         Err(error) => give_up(inherited, error.step("namespaces")),
     }

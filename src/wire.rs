@@ -8,8 +8,10 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recv, recvmsg, send,
     sendmsg, socketpair,
 };
+use nix::unistd::Pid;
 
 use crate::error::{Context, Error, Result};
+use crate::sys::process;
 
 /// The longest message: an error with long paths.
 const MAX_LENGTH: usize = 8 * 1024;
@@ -90,6 +92,14 @@ impl Wire {
         send(self.0.as_raw_fd(), &message.encode(), MsgFlags::MSG_NOSIGNAL)
             .map(drop)
             .context(|| "cannot send to the other side of the container's start")
+    }
+
+    /// Tells the runtime of the process that was made for it. One that it does not know of would wait for it, and the
+    /// runtime for that: it is ended where this fails.
+    pub fn hand_over(&self, pid: Pid) -> Result<()> {
+        self.send(&Message::Init(pid.as_raw())).inspect_err(|_| {
+            let _ = process::kill(pid, libc::SIGKILL);
+        })
     }
 
     /// Waits for a message; nothing when the other end is closed.

@@ -209,18 +209,24 @@ def _(runtime):
         return rounds(attempt)
 
 
+def with_its_own_dev(runtime, *mounts):
+    """/dev is the image's, and can be written."""
+    bundle = Bundle(runtime).args("/bin/true")
+    bundle.config["root"]["readonly"] = False
+    bundle.keep_mounts(*mounts)
+    return bundle
+
+
 @case("CVE-2026-41579: a link for /dev")
 def _(runtime):
     canary = Canary()
     for target in ["/outside-dev", "../../" + os.path.basename(canary.path), canary.path]:
         for kept in [["/proc"], ["/proc", "/dev/pts"], ["/proc", "/dev", "/dev/pts"]]:
-            bundle = Bundle(runtime).args("/bin/true")
+            bundle = with_its_own_dev(runtime, *kept)
             outside = bundle.rootfs + "/outside-dev"
             os.mkdir(outside)
             bundle.write("outside-dev/ptmx", "marker")
             bundle.link("dev", target)
-            bundle.config["root"]["readonly"] = False
-            bundle.keep_mounts(*kept)
             bundle.run()
             if os.listdir(outside) != ["ptmx"] or read(outside + "/ptmx") != "marker":
                 return f"written where the link leads: {sorted(os.listdir(outside))[:3]}"
@@ -231,9 +237,7 @@ def _(runtime):
 @case("CVE-2026-41579: /dev swapped with a link to the host (raced)")
 def _(runtime):
     canary = Canary()
-    bundle = Bundle(runtime).args("/bin/true")
-    bundle.config["root"]["readonly"] = False
-    bundle.keep_mounts("/proc")
+    bundle = with_its_own_dev(runtime, "/proc")
     bundle.link("link", "/../../../../../.." + canary.path)
 
     def attempt():
@@ -246,9 +250,7 @@ def _(runtime):
 @case("CVE-2026-47766: links in /dev")
 def _(runtime):
     canary = Canary()
-    bundle = Bundle(runtime).args("/bin/true")
-    bundle.config["root"]["readonly"] = False
-    bundle.keep_mounts("/proc")
+    bundle = with_its_own_dev(runtime, "/proc")
     for name in ["fd", "stdin", "stdout", "ptmx", "console", "core"]:
         bundle.link("dev/" + name, canary.path + "/" + ("sub" if name == "fd" else "file"))
     bundle.run()

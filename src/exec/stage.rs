@@ -134,20 +134,12 @@ fn enter_pid_namespace(plan: &Plan, inherited: &Inherited, agent: Option<&Agent>
     let agent = agent.and_then(|agent| agent.socket.as_ref()).map(AsRawFd::as_raw_fd);
     let kept = [Some(std::os::fd::AsFd::as_fd(&inherited.wire).as_raw_fd()), agent];
     sys::close_all_but(3 + plan.preserve_fds as i32, &kept.into_iter().flatten().collect::<Vec<_>>());
-    let tell = |pid: Pid| inherited.wire.send(&Message::Init(pid.as_raw()));
     if plan.state.namespaces & PID == 0 {
-        return tell(Pid::this());
+        return inherited.wire.send(&Message::Init(Pid::this().as_raw()));
     }
     match sys::clone(CLONE_PARENT, None) {
         Ok(Forked::Child) => Ok(()),
-        Ok(Forked::Parent { pid, .. }) => {
-            let told = tell(pid);
-            if told.is_err() {
-                // It would wait for a runtime that does not know of it, and that for it.
-                let _ = sys::kill(pid, libc::SIGKILL);
-            }
-            sys::exit_or_crash(i32::from(told.is_err()))
-        }
+        Ok(Forked::Parent { pid, .. }) => sys::exit_or_crash(i32::from(inherited.wire.hand_over(pid).is_err())),
         // The namespace ends with its first process.
         Err(errno @ Errno::ENOMEM) => Err(super::not_running().errno(errno)),
         Err(errno) => Err(Error::new("cannot make a process in the container").errno(errno)),

@@ -2,32 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::harness::{Bundle, Host, Output, is_alive, skip, wait_until};
-
-const STRACE: &str = "/usr/bin/strace";
-
-/// Deletes what there is by force; then the id and the cgroups have to be free again.
-#[track_caller]
-fn clean_up(host: &Host, bundle: &Bundle, what: &str) {
-    let output = bundle.delete(true);
-    assert_eq!((output.code, output.stderr.as_str()), (0, ""), "{what}");
-    let left = host.wait_for_no_differences();
-    assert!(left.is_empty(), "{what}: left behind:\n  {}", left.join("\n  "));
-}
-
-fn has_strace() -> bool {
-    let found = Path::new(STRACE).exists();
-    if !found {
-        skip("strace is not installed");
-    }
-    found
-}
+use crate::harness::{Bundle, Host, Output, children, is_alive, wait_until};
+use crate::support::{STRACE, clean_up, has_strace};
 
 /// Runs `verb`, killed at the system call `call` when it is made the `count`th time; nothing if it was not.
 fn killed_at(bundle: &Bundle, verb: &str, call: &str, count: u32) -> Option<Output> {
@@ -226,10 +207,7 @@ fn what_a_runtime_has_just_made_ends_with_it() {
     let slow = "inject=prctl:delay_enter=500000:when=1";
     let words = [STRACE, "-f", "-o", "/dev/null", "-e", "trace=prctl", "-e", slow];
     let create = bundle.making("create", &[]).before(words).spawn();
-    let child_of = |pid: i32| {
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        children.trim().parse::<i32>().ok()
-    };
+    let child_of = |pid: i32| children(pid).first().copied();
     let runtime = || child_of(create.pid());
     wait_until("init is made", || runtime().and_then(child_of).is_some());
     let runtime = runtime().unwrap();

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::json;
 
 use crate::harness::{Bundle, Call, Host, Output, View, is_alive, program};
-use crate::support::{namespace, user_namespace};
+use crate::support::{clean_up, namespace, user_namespace};
 
 /// How often a call of one name may be made at most.
 const MANY: usize = 60;
@@ -17,14 +17,6 @@ fn with_fault(host: &Host, call: &Call, place: &str) -> Option<Output> {
     let output = call.clone().before([fault.to_str().unwrap(), trace.to_str().unwrap(), place, "-", "--"]).run();
     let is_hit = fs::read_to_string(&trace).unwrap().lines().any(|line| line.ends_with('*'));
     is_hit.then_some(output)
-}
-
-/// Deletes by force, after which the host must be as before.
-#[track_caller]
-fn clean_up(host: &Host, bundle: &Bundle, what: &str) {
-    bundle.delete_by_force();
-    let left = host.wait_for_no_differences();
-    assert!(left.is_empty(), "{what}: left behind:\n  {}", left.join("\n  "));
 }
 
 fn sleeper(host: &Host) -> Bundle<'_> {

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::harness::{Host, skip};
-use crate::support::{Neighbour, fails_at, namespace};
+use crate::support::{Neighbour, STRACE, fails_at, has_strace, namespace};
 
 /// Types as config.json has them, and their names in /proc/self/ns.
 const TYPES: [(&str, &str); 7] = [
@@ -103,9 +103,8 @@ fn a_time_namespace_is_joined_and_new_ones_have_offsets() {
 /// What init said before the stage was heard was once taken for the stage's end.
 #[test]
 fn a_stage_that_is_slower_than_init_is_waited_for() {
-    const STRACE: &str = "/usr/bin/strace";
-    if !std::path::Path::new(STRACE).exists() {
-        return skip("strace is not installed");
+    if !has_strace() {
+        return;
     }
     let host = Host::new();
     let mut bundle = host.bundle();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Host, is_alive, wait_until};
+use crate::harness::{Host, children, is_alive, wait_until};
 
 #[test]
 fn the_exit_code_is_the_programs() {
@@ -96,8 +96,7 @@ fn orphans_leave_no_zombies() {
     bundle.share("pid").script("for i in 1 2 3; do sh -c 'sleep 0.01 & exit 0'; done; echo made; sleep 100");
     let running = bundle.making("run", &[]).spawn();
     wait_until("the orphans are made", || running.stdout().contains("made"));
-    let children = || fs::read_to_string(format!("/proc/{0}/task/{0}/children", running.pid())).unwrap();
-    wait_until("init is the only child", || children().split_whitespace().count() == 1);
+    wait_until("init is the only child", || children(running.pid()).len() == 1);
     bundle.kill("KILL").ok();
     assert_eq!(running.wait().code, 128 + 9);
 }

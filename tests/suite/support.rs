@@ -8,7 +8,28 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Host, Output, Running, program, wait_until};
+use crate::harness::{Bundle, Host, Output, Running, program, skip, wait_until};
+
+/// Holds up, fails or kills at system calls.
+pub const STRACE: &str = "/usr/bin/strace";
+
+/// Deletes what there is by force; then the id and the cgroups have to be free again.
+#[track_caller]
+pub fn clean_up(host: &Host, bundle: &Bundle, what: &str) {
+    let output = bundle.delete(true);
+    assert_eq!((output.code, output.stderr.as_str()), (0, ""), "{what}");
+    let left = host.wait_for_no_differences();
+    assert!(left.is_empty(), "{what}: left behind:\n  {}", left.join("\n  "));
+}
+
+/// Whether it is there; says that the test is skipped if not.
+pub fn has_strace() -> bool {
+    let found = Path::new(STRACE).exists();
+    if !found {
+        skip("strace is not installed");
+    }
+    found
+}
 
 /// The mount that is on top at `point`, from the probe's `mounts`.
 pub fn mount_at<'a>(report: &'a Value, point: &str) -> Option<&'a Value> {
