@@ -85,17 +85,21 @@ pub fn create(store: &Store, request: &Request) -> Result<Created> {
         .keep_config(&config)
         .and_then(|()| prepare_notifications(&container, request))
         .and_then(|notifications| Ok((make(&container, &mut state, &plan, request, console)?, notifications)));
-    match made.and_then(|made| check_interrupt().map(|()| made)) {
-        Ok(((pid, wire), notifications)) => Ok(Created { container, state, pid, wire, terminal, notifications }),
-        Err(error) => {
-            interrupt::hold();
-            let error = check_interrupt().err().unwrap_or(error);
-            if let Err(leftover) = destroy(&container, &state) {
-                log::debug(|| format!("while undoing: {leftover}"));
-            }
-            Err(error)
+    let made = made.and_then(|made| check_interrupt().map(|()| made));
+    let ((pid, wire), notifications) = or_undo(&container, &state, made)?;
+    Ok(Created { container, state, pid, wire, terminal, notifications })
+}
+
+/// What was made, or an error when nothing of it is left.
+pub fn or_undo<T>(container: &Container, state: &State, made: Result<T>) -> Result<T> {
+    made.map_err(|error| {
+        interrupt::hold();
+        let error = check_interrupt().err().unwrap_or(error);
+        if let Err(leftover) = destroy(container, state) {
+            log::debug(|| format!("while undoing: {leftover}"));
         }
-    }
+        error
+    })
 }
 
 /// An error if a signal has asked this program to end.
@@ -106,7 +110,8 @@ pub fn check_interrupt() -> Result<()> {
     }
 }
 
-fn first_state(id: &str, bundle: PathBuf, spec: Spec, plan: &Plan) -> State {
+/// The state of a container of which nothing is made yet.
+pub fn first_state(id: &str, bundle: PathBuf, spec: Spec, plan: &Plan) -> State {
     for warning in plan.process.iter().flat_map(|process| &process.warnings) {
         log::warn(warning.as_str());
     }
@@ -215,7 +220,7 @@ fn starts_now(plan: &Plan, request: &Request) -> bool {
 }
 
 /// Has systemd make the container's scope around its first process, which waits.
-fn enter_scope(plan: &Plan, pid: Pid, scope: &mut Starting, state: &mut State) -> Result<()> {
+pub fn enter_scope(plan: &Plan, pid: Pid, scope: &mut Starting, state: &mut State) -> Result<()> {
     let entered = scope
         .request(pid.as_raw())
         .and_then(|()| plan.cgroup.finish_scope(scope, pid.as_raw(), plan.namespaces.needs_stage()));

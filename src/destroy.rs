@@ -3,7 +3,7 @@
 use nix::unistd::Pid;
 
 use crate::error::Result;
-use crate::state::{Container, State, Status};
+use crate::state::{Container, State, Status, Store, does_not_exist};
 use crate::sys::process::kill;
 use crate::{hook, log, notify, rdt, rootfs};
 
@@ -30,4 +30,13 @@ pub fn destroy(container: &Container, state: &State) -> Result<()> {
         log::warn(warning.to_string());
     }
     Ok(())
+}
+
+/// Removes a container that has ended, unless somebody else has.
+pub fn remove_ended(store: &Store, state: &State) -> Result<()> {
+    match store.open(&state.id) {
+        Ok(container) => destroy(&container, state),
+        Err(error) if error == does_not_exist(&state.id) => Ok(()),
+        Err(error) => Err(error),
+    }
 }

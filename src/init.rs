@@ -84,6 +84,7 @@ fn story(plan: &Plan, inherited: &mut Inherited) -> Result<Infallible> {
     step("pivot", rootfs::enter(&plan.rootfs, &root))?;
     step("process", make_directory(plan, &root))?;
     step("root", rootfs::finish(&plan.rootfs, &root))?;
+    step("streams", tty::use_own_null())?;
     step("hostname", set_names(plan))?;
     if let Some(terminal) = &terminal {
         step("terminal", tty::take(terminal))?;

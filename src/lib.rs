@@ -6,9 +6,11 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod cgroup;
+pub mod checkpoint;
 pub mod cli;
 pub mod confinement;
 pub mod create;
+pub mod criu;
 pub mod destroy;
 pub mod device;
 pub mod error;
@@ -21,6 +23,7 @@ pub mod lifecycle;
 pub mod log;
 pub mod lsm;
 pub mod mount;
+pub mod mountinfo;
 pub mod namespace;
 pub mod netdev;
 pub mod notify;
@@ -28,6 +31,7 @@ pub mod numa;
 pub mod plan;
 pub mod process;
 pub mod rdt;
+pub mod restore;
 pub mod rootfs;
 pub mod run;
 pub mod safepath;

@@ -4,10 +4,8 @@
 //! Sources: config-linux.md, "`IntelRdt`"; the kernel's Documentation/filesystems/resctrl.rst.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +13,7 @@ use oci_spec::runtime::LinuxIntelRdt;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
+use crate::mountinfo::{self, Entry};
 
 /// What to do for `linux.intelRdt`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,26 +140,9 @@ pub fn apply(plan: &RdtPlan, pid: i32) -> Result<RdtState> {
 }
 
 /// The mount point of the first whole resctrl file system in a mountinfo file (`proc_pid_mountinfo(5)`).
-fn find_mount(mountinfo: &[u8]) -> Option<PathBuf> {
-    mountinfo.split(|byte| *byte == b'\n').find_map(|line| {
-        let mut fields = line.split(|byte| *byte == b' ');
-        let (root, mount_point) = (fields.nth(3)?, fields.next()?);
-        let file_system = fields.skip_while(|field| *field != b"-").nth(1)?;
-        (file_system == b"resctrl" && root == b"/").then(|| OsString::from_vec(unescape(mount_point)).into())
-    })
-}
-
-/// Undoes the octal escapes, such as `\040` for a space.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, after)) = rest.split_first() {
-        let escaped = after.get(..3).filter(|_| first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        let escaped = escaped.and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        bytes.push(escaped.unwrap_or(first));
-        rest = if escaped.is_some() { &after[3..] } else { after };
-    }
-    bytes
+fn find_mount(table: &[u8]) -> Option<PathBuf> {
+    let is_whole = |entry: &Entry| entry.file_system == b"resctrl" && entry.root == Path::new("/");
+    mountinfo::entries(table).find(is_whole).map(|entry| entry.mount_point)
 }
 
 fn apply_below(root: &Path, plan: &RdtPlan, pid: i32) -> Result<RdtState> {

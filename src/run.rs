@@ -1,11 +1,11 @@
 //! `run`: create and start in one, and in the foreground a wait for the end with signals and terminal passed on.
 
 use crate::create::{Created, Request, check_interrupt, create};
-use crate::destroy::destroy;
+use crate::destroy::{destroy, remove_ended};
 use crate::error::{Context, Result};
 use crate::foreground::{Foreground, KILLED};
 use crate::lifecycle::{after_start, go, wait_until_ready};
-use crate::state::{Store, does_not_exist};
+use crate::state::Store;
 use crate::sys::interrupt;
 use crate::sys::process::prctl;
 use crate::{log, trace};
@@ -53,7 +53,7 @@ pub fn run(store: &Store, mut request: Request, options: Options) -> Result<i32>
         log::warn(why);
     }
     if !options.keep {
-        remove(store, &created)?;
+        remove_ended(store, &created.state)?;
     }
     Ok(code)
 }
@@ -66,12 +66,4 @@ fn start(created: &Created) -> Result<()> {
         })?;
     }
     after_start(&created.container, &created.state)
-}
-
-fn remove(store: &Store, created: &Created) -> Result<()> {
-    match store.open(&created.state.id) {
-        Ok(container) => destroy(&container, &created.state),
-        Err(error) if error == does_not_exist(&created.state.id) => Ok(()),
-        Err(error) => Err(error),
-    }
 }

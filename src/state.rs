@@ -68,11 +68,19 @@ pub struct State {
     pub new_keyring: bool,
     /// Whether config.json has a process: without one the container cannot be started.
     pub has_process: bool,
+    /// Whether its processes were made from a checkpoint: they run, and have executed nothing.
+    #[serde(skip_serializing_if = "is_false")]
+    pub is_restored: bool,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
 fn is_zero(number: &u64) -> bool {
     *number == 0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// The container's first process, told apart from a later one with the same id by its start time.
@@ -182,7 +190,7 @@ impl State {
             None => Status::Stopped,
             Some(_) if !self.is_ready => Status::Creating,
             Some(_) if self.cgroup.is_frozen() => Status::Paused,
-            Some(stat) if stat.flags & FORKED_BUT_NOT_EXECUTED != 0 => Status::Created,
+            Some(stat) if !self.is_restored && stat.flags & FORKED_BUT_NOT_EXECUTED != 0 => Status::Created,
             Some(_) => Status::Running,
         }
     }

@@ -127,6 +127,27 @@ pub fn use_as_streams(terminal: &OwnedFd) -> Result<()> {
         .context(|| "cannot make the terminal the standard streams")
 }
 
+/// Replaces standard streams that lead to the host's `/dev/null` by the container's, where that is one: a checkpoint
+/// cannot hold a file of the host's.
+pub fn use_own_null() -> Result<()> {
+    const STREAMS: [i32; 3] = [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO];
+    let open = STREAMS.map(sys::fs::is_null_device);
+    if open == [false; 3] {
+        return Ok(());
+    }
+    let is_null = |file: &OwnedFd| sys::fs::is_null_device(file.as_raw_fd());
+    // Not opened for use before it is known: an image may have anything there.
+    let place = sys::fs::open("/dev/null", OFlag::O_PATH | OFlag::O_NOFOLLOW).ok().filter(is_null);
+    let null = place.and_then(|_| sys::fs::open("/dev/null", OFlag::O_RDWR).ok()).filter(is_null);
+    let Some(null) = null else { return Ok(()) };
+    let [input, output, error] = open;
+    let replace = |is_null: bool, dup: fn(&OwnedFd) -> nix::Result<()>| if is_null { dup(&null) } else { Ok(()) };
+    replace(input, |null| dup2_stdin(null))
+        .and_then(|()| replace(output, |null| dup2_stdout(null)))
+        .and_then(|()| replace(error, |null| dup2_stderr(null)))
+        .context(|| "cannot take the container's /dev/null for a standard stream")
+}
+
 /// Begins a session without a controlling terminal.
 pub fn begin_session() -> Result<()> {
     match setsid() {

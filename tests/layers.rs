@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["sys"],
     &["error"],
-    &["safepath", "wire", "log", "spec", "trace"],
+    &["safepath", "wire", "log", "mountinfo", "spec", "trace"],
     &[
         "cgroup",
+        "criu",
         "device",
         "hook",
         "lsm",
@@ -31,8 +32,8 @@ const LAYERS: &[&[&str]] = &[
     &["confinement", "foreground"],
     &["plan", "state"],
     &["destroy", "init"],
-    &["create", "events", "lifecycle", "update"],
-    &["exec", "run"],
+    &["checkpoint", "create", "events", "lifecycle", "update"],
+    &["exec", "restore", "run"],
     &["cli"],
 ];
 

@@ -43,6 +43,11 @@ impl CgroupState {
         FREEZERS.iter().find_map(|freezer| Some((freezer, self.directory_with(freezer.control)?)))
     }
 
+    /// The cgroup by which the container's processes can be frozen.
+    pub fn freezer_directory(&self) -> Option<&Path> {
+        self.freezer().map(|(_, directory)| directory)
+    }
+
     /// Whether the container's processes are frozen.
     pub fn is_frozen(&self) -> bool {
         self.directories.iter().any(|directory| is_frozen(directory))

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use clap::CommandFactory;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::arguments::Line;
 use super::{VERBS, print};
@@ -39,8 +39,21 @@ pub fn usage<V: CommandFactory>(error: &clap::Error) -> i32 {
     if error.kind() == ErrorKind::DisplayHelp {
         return i32::from(shown.is_err());
     }
-    let text = error.to_string();
-    let first = text.lines().next().unwrap_or_default();
-    log::say(first.strip_prefix("error: ").unwrap_or(first));
+    log::say(&missing_value(error).unwrap_or_else(|| {
+        let text = error.to_string();
+        let first = text.lines().next().unwrap_or_default();
+        first.strip_prefix("error: ").unwrap_or(first).to_owned()
+    }));
     1
+}
+
+/// In the words by which podman finds out whether `restore` has a flag: it passes that without its value.
+fn missing_value(error: &clap::Error) -> Option<String> {
+    let (Some(ContextValue::String(flag)), Some(ContextValue::String(value))) =
+        (error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue))
+    else {
+        return None;
+    };
+    let name = flag.split(' ').next().unwrap_or(flag);
+    value.is_empty().then(|| format!("flag needs an argument: {name}"))
 }

@@ -2,6 +2,7 @@
 //! the tree of all takes longer than starting a container's process.
 
 mod arguments;
+mod checkpoint;
 mod create;
 mod delete;
 mod events;
@@ -12,6 +13,7 @@ mod kill;
 mod list;
 mod pause;
 mod ps;
+mod restore;
 mod resume;
 mod run;
 mod seccomp;
@@ -81,6 +83,7 @@ trait Verb: Parser {
 
 /// The verbs, and what each is for.
 const VERBS: &[(&str, &str)] = &[
+    ("checkpoint", "write the processes of a container to files, with criu"),
     ("create", "create a container"),
     ("delete", "delete a container"),
     ("events", "show what a container uses, and when its memory runs out"),
@@ -90,6 +93,7 @@ const VERBS: &[(&str, &str)] = &[
     ("list", "list containers"),
     ("pause", "stop all processes of a container where they are"),
     ("ps", "list the processes of a container"),
+    ("restore", "create a container from a checkpoint"),
     ("resume", "let a paused container go on"),
     ("run", "create and start a container"),
     ("seccomp compile", "print the filter that a seccomp profile comes to"),
@@ -117,6 +121,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> i32 {
         _ => Ok(began),
     };
     let run = match name {
+        "checkpoint" => execute::<checkpoint::Checkpoint>,
         "create" => execute::<create::Create>,
         "delete" => execute::<delete::Delete>,
         "events" => execute::<events::Events>,
@@ -126,6 +131,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> i32 {
         "list" => execute::<list::List>,
         "pause" => execute::<pause::Pause>,
         "ps" => execute::<ps::Ps>,
+        "restore" => execute::<restore::Restore>,
         "resume" => execute::<resume::Resume>,
         "run" => execute::<run::Run>,
         "seccomp compile" => execute::<seccomp::Compile>,

@@ -97,7 +97,6 @@ fn the_mount_is_found() {
     assert_eq!(find_mount(table), Some("/mnt/re s\\ctrl".into()));
     assert_eq!(find_mount(&table[..52]), None);
     assert_eq!(find_mount(b"1 2\n\n3 4 - -\n"), None);
-    assert_eq!(unescape(b"a\\04\\999\\777\\"), b"a\\04\\999\\777\\");
 }
 
 #[test]

@@ -158,3 +158,14 @@ fn hooks_and_the_program_get_the_same_three_however_often() {
     let counts = fs::read_to_string(&record).unwrap();
     assert!(counts.lines().all(|count| count.trim() == "4"), "{counts}");
 }
+
+#[test]
+fn the_hosts_null_device_becomes_the_containers() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    // The call's standard input is /dev/null, its standard output a file.
+    bundle.args(&["/bin/busybox", "stat", "-L", "-c", "%d", "/proc/self/fd/0", "/dev/null", "/proc/self/fd/1"]);
+    let output = bundle.run().ok();
+    let devices: Vec<_> = output.stdout.lines().collect();
+    assert!(devices[0] == devices[1] && devices[1] != devices[2], "{output:?}");
+}

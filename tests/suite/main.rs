@@ -10,6 +10,7 @@ mod support;
 mod attacks;
 mod bad_input;
 mod cgroups;
+mod checkpoint;
 mod cli;
 mod crash;
 mod descriptors;

@@ -1,0 +1,95 @@
+//! `kelson restore`.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use super::checkpoint::Imaging;
+use super::create::guard_descriptors;
+use super::{Global, Verb};
+use crate::criu::option;
+use crate::error::Result;
+use crate::log;
+use crate::plan::Settings;
+use crate::restore::{Request, restore};
+use crate::state::Store;
+
+/// Create a container from a checkpoint, and wait for its end
+#[derive(Debug, Parser)]
+#[command(name = "kelson restore", args_override_self = true)]
+pub struct Restore {
+    #[command(flatten)]
+    global: Global,
+    #[command(flatten)]
+    imaging: Imaging,
+    /// Directory with config.json
+    #[arg(long, short, value_name = "DIR", default_value = ".")]
+    bundle: PathBuf,
+    /// Write the id of the container's first process to this file
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    /// Socket that takes the terminal's descriptor
+    #[arg(long, value_name = "SOCKET")]
+    console_socket: Option<PathBuf>,
+    /// Do not wait for the end
+    #[arg(long, short)]
+    detach: bool,
+    /// Do not become the reaper of the container's processes
+    #[arg(long)]
+    no_subreaper: bool,
+    /// For hosts that run from a ramdisk: criu cannot do without pivoting
+    #[arg(long)]
+    no_pivot: bool,
+    /// Keep the caller's session keyring
+    #[arg(long)]
+    no_new_keyring: bool,
+    /// LSM profile for the processes, if not the one they had: TYPE:NAME
+    #[arg(long, value_name = "PROFILE")]
+    lsm_profile: Option<String>,
+    /// LSM context for mounts, if not the one they had
+    #[arg(long, value_name = "CONTEXT")]
+    lsm_mount_context: Option<String>,
+    /// The container's id
+    #[arg(value_name = "ID")]
+    id: String,
+}
+
+impl Verb for Restore {
+    fn global(&self) -> &Global {
+        &self.global
+    }
+
+    fn prepare(&self) -> Result<()> {
+        guard_descriptors(0)
+    }
+
+    fn run(&self, store: &Store) -> Result<i32> {
+        if self.no_pivot {
+            log::warn("--no-pivot has no effect on a restore: criu enters the rootfs by pivot_root(2)");
+        }
+        let texts = [(option::LSM_PROFILE, &self.lsm_profile), (option::LSM_MOUNT_CONTEXT, &self.lsm_mount_context)];
+        let options = texts.iter().fold(self.imaging.options()?, |options, (field, text)| match text {
+            Some(text) => options.text(*field, text),
+            None => options,
+        });
+        restore(
+            store,
+            &Request {
+                id: self.id.clone(),
+                bundle: self.bundle.clone(),
+                settings: Settings {
+                    no_new_keyring: self.no_new_keyring,
+                    manager: self.global.manager()?,
+                    no_pivot: false,
+                },
+                images: self.imaging.image_path.clone(),
+                work: self.imaging.work_path.clone(),
+                options,
+                pid_file: self.pid_file.clone(),
+                console_socket: self.console_socket.clone(),
+                detach: self.detach,
+                no_subreaper: self.no_subreaper,
+            },
+        )
+    }
+}

@@ -1,0 +1,257 @@
+//! `checkpoint` and `restore`, where there is a criu that works on this kernel.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::harness::{Bundle, Host, Output, is_alive, skip, wait_until};
+use crate::support::namespace;
+use crate::terminal::accept;
+
+/// Whether criu can be used; says that the test is skipped if not.
+fn has_criu(host: &Host) -> bool {
+    let works = ["/usr/local/sbin/criu", "/usr/sbin/criu"].iter().any(|path| PathBuf::from(path).exists())
+        && host.command(["criu", "check"]).run().code == 0;
+    if !works {
+        skip("there is no criu that works with this kernel");
+    }
+    works
+}
+
+/// A container that counts, in a file on a tmpfs of its own, and holds no file of the host's.
+fn counter(host: &Host) -> Bundle<'_> {
+    let mut bundle = host.bundle();
+    bundle.mount("/count", "tmpfs", "tmpfs", &["nosuid"]);
+    bundle.script(
+        "exec </dev/null >/dev/null 2>&1; i=0; while sleep 0.05; do i=$((i+1)); echo $i >/count/n; [ ! -e /count/end ] || exit 7; done",
+    );
+    bundle
+}
+
+fn count(bundle: &Bundle) -> u64 {
+    let text = bundle.exec(&[], &["/bin/cat", "/count/n"]).run().stdout;
+    text.trim().parse().unwrap_or_default()
+}
+
+fn images(host: &Host) -> String {
+    host.temp.join("images").display().to_string()
+}
+
+fn checkpoint(bundle: &Bundle, host: &Host, flags: &[&str]) -> Output {
+    let images = images(host);
+    let words = ["checkpoint", "--image-path", &images].into_iter().chain(flags.iter().copied()).chain([&*bundle.id]);
+    host.kelson(words)
+}
+
+fn restore(bundle: &Bundle, host: &Host, flags: &[&str]) -> Output {
+    let images = images(host);
+    bundle.making("restore", &[&["--image-path", &images], flags].concat()).run()
+}
+
+#[test]
+fn a_container_goes_on_where_it_was_checkpointed() {
+    let host = Host::new();
+    if !has_criu(&host) {
+        return;
+    }
+    let mut bundle = counter(&host);
+    let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers");
+    let is_limited = controllers.map_or(true, |controllers| controllers.contains("pids"));
+    if is_limited {
+        bundle.config["linux"]["resources"] = json!({ "pids": { "limit": 42 } });
+    }
+    bundle.up();
+    wait_until("it counts", || count(&bundle) > 3);
+    let before = count(&bundle);
+    let old = bundle.pid();
+    checkpoint(&bundle, &host, &[]).ok();
+    host.kelson(["state", &bundle.id]).fails_with("does not exist");
+    host.reap(old);
+    assert_eq!(host.wait_for_no_differences(), Vec::<String>::new());
+
+    let pid_file = host.temp.join("pid");
+    restore(&bundle, &host, &["--detach", "--pid-file", pid_file.to_str().unwrap()]).ok();
+    assert_eq!(bundle.status(), "running");
+    assert_eq!(fs::read_to_string(&pid_file).unwrap(), bundle.pid().to_string());
+    wait_until("it goes on counting", || count(&bundle) > before + 3);
+    assert!(count(&bundle) < before + 2000, "it did not begin anew");
+    let cgroup = bundle.cgroup("pids");
+    assert!(!is_limited || fs::read_to_string(cgroup.join("pids.max")).unwrap() == "42\n");
+    assert!(fs::read_to_string(cgroup.join("cgroup.procs")).unwrap().contains(&bundle.pid().to_string()));
+    // And once more.
+    checkpoint(&bundle, &host, &[]).ok();
+    restore(&bundle, &host, &["--detach"]).ok();
+    bundle.delete_by_force();
+}
+
+#[test]
+fn a_restore_in_the_foreground_waits_for_the_end() {
+    let host = Host::new();
+    if !has_criu(&host) {
+        return;
+    }
+    let mut bundle = counter(&host);
+    let outside = host.temp.join("outside");
+    fs::create_dir_all(&outside).unwrap();
+    bundle.mount("/outside", "bind", &outside, &["bind"]);
+    bundle.script("exec </dev/null >/dev/null 2>&1; until [ -e /outside/end ]; do sleep 0.05; done; exit 7");
+    bundle.up();
+    let pid = bundle.pid();
+    checkpoint(&bundle, &host, &[]).ok();
+    host.reap(pid);
+    fs::write(outside.join("end"), "").unwrap();
+    assert_eq!(restore(&bundle, &host, &[]).code, 7);
+    host.kelson(["state", &bundle.id]).fails_with("does not exist");
+}
+
+#[test]
+fn it_may_be_left_running_and_its_memory_written_before() {
+    let host = Host::new();
+    if !has_criu(&host) {
+        return;
+    }
+    let bundle = counter(&host);
+    bundle.up();
+    let pid = bundle.pid();
+    let before = host.temp.join("before").display().to_string();
+    let tracks = host.kelson(["checkpoint", "--pre-dump", "--image-path", &before, &bundle.id]);
+    assert!(is_alive(pid));
+    if tracks.code == 0 {
+        checkpoint(&bundle, &host, &["--parent-path", "../before", "--leave-running"]).ok();
+        assert!(host.temp.join("images/parent").exists());
+    } else {
+        // A kernel that does not keep track of what is written to.
+        assert!(tracks.stderr.contains("criu could not checkpoint"), "{tracks:?}");
+        checkpoint(&bundle, &host, &["--leave-running"]).ok();
+    }
+    assert_eq!((bundle.status().as_str(), bundle.pid()), ("running", pid));
+    checkpoint(&bundle, &host, &["--parent-path", "/before"]).fails_with("--parent-path");
+    checkpoint(&bundle, &host, &["--parent-path", "nowhere"]).fails_with("--parent-path");
+    bundle.delete_by_force();
+}
+
+#[test]
+fn what_is_the_hosts_is_bound_again() {
+    let host = Host::new();
+    if !has_criu(&host) {
+        return;
+    }
+    let mut bundle = counter(&host);
+    let (one, two) = (host.temp.join("one"), host.temp.join("two"));
+    for (directory, text) in [(&one, "1"), (&two, "2")] {
+        fs::create_dir_all(directory).unwrap();
+        fs::write(directory.join("file"), text).unwrap();
+    }
+    bundle.mount("/one", "bind", &one, &["rbind", "ro"]);
+    bundle.mount("/one/nested", "bind", &two, &["bind"]);
+    bundle.mount("/count/file", "bind", two.join("file"), &["bind"]);
+    fs::create_dir_all(one.join("nested")).unwrap();
+    bundle.up();
+    checkpoint(&bundle, &host, &[]).ok();
+    fs::remove_dir_all(bundle.rootfs.join("one")).unwrap();
+    fs::write(two.join("file"), "changed").unwrap();
+    restore(&bundle, &host, &["--detach"]).ok();
+    let cat = |path: &str| bundle.exec(&[], &["/bin/cat", path]).run().ok().stdout;
+    assert_eq!(
+        (cat("/one/file"), cat("/one/nested/file"), cat("/count/file")),
+        ("1".into(), "changed".into(), "changed".into())
+    );
+    bundle.exec(&[], &["/bin/sh", "-c", "echo x >/one/file"]).run().fails_with("Read-only file system");
+    bundle.delete_by_force();
+}
+
+#[test]
+fn a_terminal_goes_to_the_console_socket() {
+    let host = Host::new();
+    if !has_criu(&host) {
+        return;
+    }
+    let mut bundle = host.bundle();
+    bundle.config["process"]["terminal"] = json!(true);
+    bundle.script("while read line; do echo got $line; done");
+    let path = host.temp.join("console.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let socket = ["--console-socket", path.to_str().unwrap()];
+    bundle.making("create", &socket).run().ok();
+    let first = accept(&listener);
+    bundle.start().ok();
+    checkpoint(&bundle, &host, &[]).ok();
+    drop(first);
+    restore(&bundle, &host, &[&["--detach"], &socket[..]].concat()).ok();
+    let mut master = accept(&listener);
+    master.write_all(b"word\n").unwrap();
+    wait_until("it answers", || {
+        let mut buffer = [0; 256];
+        let length = std::io::Read::read(&mut master, &mut buffer).unwrap_or(0);
+        String::from_utf8_lossy(&buffer[..length]).contains("got word")
+    });
+    bundle.delete_by_force();
+}
+
+#[test]
+fn a_network_namespace_that_exists_is_joined_again() {
+    let host = Host::new();
+    if !has_criu(&host) {
+        return;
+    }
+    let neighbour = crate::support::Neighbour::new(&host, &["--net"]);
+    let mut bundle = counter(&host);
+    let path = neighbour.path("net");
+    namespace(&mut bundle, "network", Some(&path));
+    bundle.up();
+    checkpoint(&bundle, &host, &[]).ok();
+    restore(&bundle, &host, &["--detach"]).ok();
+    let joined = fs::read_link(format!("/proc/{}/ns/net", bundle.pid())).unwrap();
+    assert_eq!(joined.to_string_lossy(), neighbour.namespace("net"));
+    bundle.delete_by_force();
+}
+
+#[test]
+fn what_criu_says_of_a_failure_is_quoted() {
+    let host = Host::new();
+    if !has_criu(&host) {
+        return;
+    }
+    // Its standard output is a file of the host's.
+    let mut bundle = host.bundle();
+    bundle.args(&["/bin/sleep", "60"]);
+    bundle.up();
+    let output = checkpoint(&bundle, &host, &[]).fails_with("criu could not checkpoint the container");
+    assert!(output.stderr.contains("Can't lookup mount") && output.stderr.contains("images/dump.log"), "{output:?}");
+    assert_eq!(bundle.status(), "running");
+    bundle.delete_by_force();
+    let output = restore(&bundle, &host, &["--detach"]);
+    assert_eq!(output.code, 1, "{output:?}");
+    host.kelson(["state", &bundle.id]).fails_with("does not exist");
+}
+
+#[test]
+fn what_cannot_be_checkpointed_or_restored_is_refused() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.args(&["/bin/sleep", "60"]);
+    bundle.create().ok();
+    checkpoint(&bundle, &host, &[]).fails_with("cannot checkpoint a container that is created");
+    bundle.start().ok();
+    checkpoint(&bundle, &host, &["--manage-cgroups-mode", "some"]).fails_with("--manage-cgroups-mode cannot be");
+    checkpoint(&bundle, &host, &["--page-server", "nowhere"]).fails_with("--page-server cannot be");
+    checkpoint(&bundle, &host, &["--empty-ns", "pid"]).fails_with("--empty-ns cannot be");
+    checkpoint(&bundle, &host, &["--lazy-pages", "--status-fd", "77"]).fails_with("which is not open");
+    let empty = host.temp.display().to_string();
+    let words = ["checkpoint", "--image-path", &images(&host), &bundle.id];
+    host.call(words).env("PATH", &empty).run().fails_with("cannot find criu in $PATH");
+    assert_eq!(bundle.status(), "running");
+    bundle.delete_by_force();
+    let nowhere = bundle
+        .making("restore", &["--detach", "--image-path", "/nonexistent"])
+        .env("PATH", "/usr/sbin:/usr/local/sbin");
+    assert_eq!(nowhere.run().code, 1);
+    host.kelson(["state", &bundle.id]).fails_with("does not exist");
+    // What podman looks for.
+    assert_eq!(host.kelson(["checkpoint", "--help"]).code, 0);
+    let output = host.kelson(["restore", "--lsm-mount-context"]);
+    assert!(output.stderr.contains("flag needs an argument: --lsm-mount-context"), "{output:?}");
+}
