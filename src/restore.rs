@@ -256,8 +256,11 @@ fn prepare_mounts(plan: &Plan) -> Result<Vec<(PathBuf, PathBuf)>> {
     let table = fs::read("/proc/self/mountinfo").context(|| "cannot read the mount table")?;
     let table: Vec<_> = mountinfo::entries(&table).collect();
     let mut sources = mounts::sources(&table, &binds);
-    // What covers masked files; those that criu has as a file system of the container's need none.
-    sources.extend(plan.rootfs.masked.iter().map(|path| (path.clone(), PathBuf::from("/dev/null"))));
+    // What covers masked files, but for those that criu has as a file system of the container's. By this name runc has
+    // them all.
+    let null = Path::new("/dev/null");
+    let covers = plan.rootfs.masked.iter().map(PathBuf::as_path).chain([null]);
+    sources.extend(covers.map(|path| (path.to_owned(), null.to_owned())));
     if plan.namespaces.has_user() {
         let devices = plan.devices.iter().flatten().map(|device| (device.path.clone(), device.path.clone()));
         sources.extend(devices);

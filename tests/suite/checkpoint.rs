@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -161,6 +161,30 @@ fn what_is_the_hosts_is_bound_again() {
     );
     bundle.exec(&[], &["/bin/sh", "-c", "echo x >/one/file"]).run().fails_with("Read-only file system");
     bundle.delete_by_force();
+}
+
+#[test]
+fn images_that_runc_wrote_are_restored() {
+    const RUNC: &str = "/usr/sbin/runc";
+    let host = Host::new();
+    if !has_criu(&host) {
+        return;
+    }
+    if !Path::new(RUNC).exists() {
+        return skip("runc is not installed");
+    }
+    let bundle = counter(&host);
+    bundle.write_config();
+    let root = host.temp.join("runc").display().to_string();
+    let runc = |words: &[&str]| host.command([&[RUNC, "--root", &root], words].concat()).run();
+    runc(&["run", "--detach", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]).ok();
+    wait_until("it counts", || runc(&["exec", &bundle.id, "test", "-s", "/count/n"]).code == 0);
+    let before: u64 = runc(&["exec", &bundle.id, "cat", "/count/n"]).ok().stdout.trim().parse().unwrap();
+    runc(&["checkpoint", "--image-path", &images(&host), &bundle.id]).ok();
+    restore(&bundle, &host, &["--detach"]).ok();
+    wait_until("it goes on counting", || count(&bundle) > before);
+    bundle.delete_by_force();
+    fs::remove_dir_all(&root).unwrap();
 }
 
 #[test]
