@@ -1,6 +1,6 @@
 //! Terminals: the pty that a container gets, its console, and the relay of a foreground `run`.
 
-use std::io::{Stdin, Stdout};
+use std::io::{Stdin, Stdout, stderr, stdin, stdout};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -11,11 +11,12 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::stat::{FileStat, SFlag, fstat, makedev};
 use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, read, setsid, write};
 
 use crate::error::{Context, Error, Result};
-use crate::safepath::{Leaf, Root, open_within};
+use crate::safepath::{Leaf, Root, file_type, open_within};
 use crate::spec::ConsoleSize;
 use crate::sys;
 use crate::sys::poll::Place;
@@ -130,22 +131,24 @@ pub fn use_as_streams(terminal: &OwnedFd) -> Result<()> {
 /// Replaces standard streams that lead to the host's `/dev/null` by the container's, where that is one: a checkpoint
 /// cannot hold a file of the host's.
 pub fn use_own_null() -> Result<()> {
-    const STREAMS: [i32; 3] = [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO];
-    let open = STREAMS.map(sys::fs::is_null_device);
-    if open == [false; 3] {
+    let is_null = |file: &dyn AsFd| fstat(file).is_ok_and(|stat| stat.st_rdev == makedev(1, 3) && is_character(&stat));
+    let [input, output, error] = [is_null(&stdin()), is_null(&stdout()), is_null(&stderr())];
+    if !(input || output || error) {
         return Ok(());
     }
-    let is_null = |file: &OwnedFd| sys::fs::is_null_device(file.as_raw_fd());
     // Not opened for use before it is known: an image may have anything there.
-    let place = sys::fs::open("/dev/null", OFlag::O_PATH | OFlag::O_NOFOLLOW).ok().filter(is_null);
-    let null = place.and_then(|_| sys::fs::open("/dev/null", OFlag::O_RDWR).ok()).filter(is_null);
+    let place = sys::fs::open("/dev/null", OFlag::O_PATH | OFlag::O_NOFOLLOW).ok().filter(|place| is_null(place));
+    let null = place.and_then(|_| sys::fs::open("/dev/null", OFlag::O_RDWR).ok()).filter(|null| is_null(null));
     let Some(null) = null else { return Ok(()) };
-    let [input, output, error] = open;
     let replace = |is_null: bool, dup: fn(&OwnedFd) -> nix::Result<()>| if is_null { dup(&null) } else { Ok(()) };
     replace(input, |null| dup2_stdin(null))
         .and_then(|()| replace(output, |null| dup2_stdout(null)))
         .and_then(|()| replace(error, |null| dup2_stderr(null)))
         .context(|| "cannot take the container's /dev/null for a standard stream")
+}
+
+fn is_character(stat: &FileStat) -> bool {
+    file_type(stat) == SFlag::S_IFCHR
 }
 
 /// Begins a session without a controlling terminal.
@@ -179,14 +182,14 @@ impl Relay {
         // A container that does not read must not keep signals from it.
         fcntl(&master, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK))
             .context(|| "cannot set up the container's terminal")?;
-        let saved = tcgetattr(std::io::stdin()).ok();
+        let saved = tcgetattr(stdin()).ok();
         if let Some(saved) = &saved {
             restore_on_panic(saved.clone());
             let mut raw = saved.clone();
             cfmakeraw(&mut raw);
             // It is this terminal that adds the carriage returns.
             raw.output_flags.insert(OutputFlags::OPOST);
-            tcsetattr(std::io::stdin(), SetArg::TCSANOW, &raw).context(|| "cannot set the terminal to raw mode")?;
+            tcsetattr(stdin(), SetArg::TCSANOW, &raw).context(|| "cannot set the terminal to raw mode")?;
         }
         let relay = Self { master, saved, typed: Flow::default(), shown: Flow::default(), hung_up: false };
         relay.resize();
@@ -195,9 +198,9 @@ impl Relay {
 
     /// Passes the size of the caller's terminal on, whichever of the standard streams that is.
     pub fn resize(&self) {
-        let size = sys::fs::window_size(std::io::stdin())
-            .or_else(|_| sys::fs::window_size(std::io::stdout()))
-            .or_else(|_| sys::fs::window_size(std::io::stderr()));
+        let size = sys::fs::window_size(stdin())
+            .or_else(|_| sys::fs::window_size(stdout()))
+            .or_else(|_| sys::fs::window_size(stderr()));
         if let Ok(size) = size {
             let _ = sys::fs::set_window_size(&self.master, size);
         }
@@ -225,10 +228,10 @@ impl Relay {
     /// Moves what there is, by what is ready of [`Relay::places`]. False once nobody takes the output.
     pub fn turn(&mut self, [_, input, output]: [bool; 3]) -> bool {
         if input {
-            self.typed.fill(std::io::stdin());
+            self.typed.fill(stdin());
         }
         self.typed.drain(&self.master);
-        if output && !self.shown.drain(std::io::stdout()) {
+        if output && !self.shown.drain(stdout()) {
             return false;
         }
         if self.shown.is_empty() {
@@ -239,7 +242,7 @@ impl Relay {
 
     /// Passes on what the container wrote before it ended; `is_interrupted` is asked while the output is not taken.
     pub fn finish(&mut self, is_interrupted: impl Fn() -> bool) {
-        let stdout = std::io::stdout();
+        let stdout = stdout();
         // As much as terminals hold, for others may go on to write.
         for _ in 0..64 {
             while !self.shown.is_empty() {
@@ -260,7 +263,7 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         if let Some(saved) = &self.saved {
-            let _ = tcsetattr(std::io::stdin(), SetArg::TCSANOW, saved);
+            let _ = tcsetattr(stdin(), SetArg::TCSANOW, saved);
         }
     }
 }
@@ -270,7 +273,7 @@ fn restore_on_panic(saved: Termios) {
     let (saved, report) = (Mutex::new(saved), std::panic::take_hook());
     std::panic::set_hook(Box::new(move |panic| {
         if let Ok(saved) = saved.lock() {
-            let _ = tcsetattr(std::io::stdin(), SetArg::TCSANOW, &saved);
+            let _ = tcsetattr(stdin(), SetArg::TCSANOW, &saved);
         }
         report(panic);
     }));

@@ -127,19 +127,6 @@ pub fn set_window_size(terminal: impl AsFd, (rows, columns): (u16, u16)) -> nix:
     unit(unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSWINSZ as libc::Ioctl, &raw const size) }.into())
 }
 
-/// Whether the descriptor `number` leads to a null device, null(4).
-pub fn is_null_device(number: i32) -> bool {
-    let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: the buffer has the size of a stat and is read only after success.
-    let stat = unsafe {
-        if libc::fstat(number, stat.as_mut_ptr()) != 0 {
-            return false;
-        }
-        stat.assume_init()
-    };
-    stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(1, 3)
-}
-
 /// `setdomainname(2)`.
 pub fn set_domain_name(name: &str) -> nix::Result<()> {
     // SAFETY: the pointer and the length describe `name`.
