@@ -11,6 +11,7 @@ from measure import Cost, Failed, interleaved
 
 WORKERS = 8
 MOUNTS = 1000
+NEIGHBOURS = 200
 TRACES = 20
 
 
@@ -93,6 +94,26 @@ def mounts(lab):
     note = (f"{MOUNTS:,} bind mounts in the mount namespace of the caller. A container's mount namespace starts as a "
             "copy of it, which the kernel makes and drops: what the bare calls lose by them is its part.")
     return [Group("Many mounts on the host", note, rows, plotted=False)]
+
+
+def busy(lab):
+    """exec on a host with many mounts and many containers."""
+    first, config = lab.peers[0], lab.configs[0]
+    label = f"exec, {MOUNTS:,} mounts and {NEIGHBOURS} containers"
+    many = Namespace(os.path.join(lab.containers.bundles.work, "busy"), MOUNTS)
+
+    def there(name):
+        with many.entered():
+            return lab.containers.exec(name, config, label)
+
+    try:
+        for name in lab.peers:  # the one that it goes into is there before the others
+            lab.containers.exec(name, config, label)
+        with lab.containers.crowd(first, config, NEIGHBOURS, WORKERS):
+            rows = lab.measure(label, [(name, partial(there, name)) for name in lab.peers])
+    finally:
+        many.close()
+    return [Group("A busy host", f"The containers run, and are {first}'s.", rows, plotted=False)]
 
 
 def crowd(lab):
@@ -200,5 +221,5 @@ def traced(lab, job):
     return taken
 
 
-CASES = {"run": run, "create": create, "exec": exec_, "mounts": mounts, "crowd": crowd, "parallel": parallel,
-         "memory": memory, "size": size}
+CASES = {"run": run, "create": create, "exec": exec_, "mounts": mounts, "busy": busy, "crowd": crowd,
+         "parallel": parallel, "memory": memory, "size": size}
