@@ -10,7 +10,8 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::stat;
 
 use crate::criu::message::Message;
-use crate::criu::{self, Directories, Service, Task, mounts, option};
+use crate::criu::service::Service;
+use crate::criu::{self, Directories, Task, mounts, option};
 use crate::destroy::destroy;
 use crate::error::{Context, Error, Result};
 use crate::mount::Kind;

@@ -3,30 +3,21 @@
 
 pub mod message;
 pub mod mounts;
+pub mod service;
 
 use std::collections::BTreeMap;
-use std::ffi::CString;
 use std::fs::{self, DirBuilder};
-use std::io::{IoSliceMut, Read};
+use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, send, socketpair,
-};
-use nix::sys::wait::waitpid;
-use nix::unistd::{AccessFlags, Pid, access, execv};
+use nix::unistd::{AccessFlags, access};
 
 use crate::error::{Context, Error, Result};
 use crate::sys::fs::open;
-use crate::sys::interrupt;
-use crate::sys::process::{Forked, exit_or_crash, inherited, reset_signals, set_close_on_exec};
-use crate::wire::{self, Wire};
-use message::{Message, Value, field};
+use message::Message;
 
 /// What criu is asked for: its `criu_req_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +26,6 @@ pub enum Task {
     Restore = 2,
     PreDump = 4,
 }
-
-const NOTIFY: u64 = 6;
 
 /// The fields of criu's `criu_opts` that are set here.
 pub mod option {
@@ -167,153 +156,6 @@ pub fn program() -> Result<PathBuf> {
     std::env::split_paths(&path).map(|directory| directory.join("criu")).find(is_program).ok_or_else(|| {
         Error::new("cannot find criu in $PATH").hint("install it: on most distributions the package is called criu")
     })
-}
-
-/// criu in a process of its own, and this program's ends of the sockets to it.
-pub struct Service {
-    pub pid: Pid,
-    socket: OwnedFd,
-    /// As long as it is not criu yet.
-    wire: Wire,
-}
-
-impl Service {
-    /// Makes the process by `fork`, which has it `prepare` itself with the files that come of that, and then become
-    /// `program` with the descriptors `kept` under the numbers that they have.
-    pub fn launch(
-        program: &Path,
-        kept: &[OwnedFd],
-        fork: impl FnOnce() -> nix::Result<(Forked, Vec<OwnedFd>)>,
-        prepare: impl FnOnce(&Wire, &[OwnedFd]) -> Result<()>,
-    ) -> Result<Self> {
-        let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
-        let (socket, theirs) = pair.context(|| "cannot make a socket pair")?;
-        let (wire, wire_inside) = Wire::pair()?;
-        match fork().context(|| "cannot make a process for criu")? {
-            (Forked::Parent { pid, .. }, _) => Ok(Self { pid, socket, wire }),
-            (Forked::Child, files) => {
-                drop((socket, wire));
-                interrupt::release();
-                let error = prepare(&wire_inside, &files).err().unwrap_or_else(|| become_criu(program, &theirs, kept));
-                let _ = wire_inside.send(&wire::Message::Failed(error));
-                exit_or_crash(1)
-            }
-        }
-    }
-
-    /// Lets a process go on that waits for it, and waits until it is criu.
-    pub fn begin(&self, waits: bool) -> Result<()> {
-        if waits {
-            self.wire.send(&wire::Message::Go)?;
-        }
-        match self.wire.receive()? {
-            Some(wire::Message::Failed(error)) => Err(error),
-            _ => Ok(()),
-        }
-    }
-
-    /// Waits for its end, which comes when nobody is there any more to ask for anything.
-    pub fn end(self) {
-        drop((self.socket, self.wire));
-        let _ = waitpid(self.pid, None);
-    }
-
-    /// Has criu do its `task`; the id of the restored process is returned. What criu tells meanwhile goes to `on`,
-    /// whose failure ends the task.
-    pub fn ask(&self, task: Task, options: &Message, on: &mut dyn FnMut(Notification) -> Result<()>) -> Result<i32> {
-        ask(&self.socket, task, options, on)
-    }
-}
-
-fn become_criu(program: &Path, socket: &OwnedFd, kept: &[OwnedFd]) -> Error {
-    let run = || {
-        kept.iter().chain([socket]).try_for_each(|file| set_close_on_exec(file.as_raw_fd(), false))?;
-        reset_signals();
-        let c_string = |text: &[u8]| CString::new(text).map_err(|_| Errno::EINVAL);
-        let name = c_string(program.as_os_str().as_bytes())?;
-        execv(&name, &[c_string(b"criu")?, c_string(b"swrk")?, c_string(socket.as_raw_fd().to_string().as_bytes())?])
-    };
-    let errno = run().err().unwrap_or(Errno::UnknownErrno);
-    Error::new("cannot execute criu").path(program).errno(errno)
-}
-
-/// Where criu is in its work, and what it passes on.
-pub struct Notification<'a> {
-    /// Such as `post-restore`.
-    pub point: &'a str,
-    pub pid: i32,
-    pub descriptor: Option<OwnedFd>,
-}
-
-fn ask(socket: &OwnedFd, task: Task, options: &Message, on: &mut dyn FnMut(Notification) -> Result<()>) -> Result<i32> {
-    let kind = task as u64;
-    tell(socket, &Message::default().number(request::TYPE, kind).message(request::OPTIONS, options))?;
-    let mut failed = None;
-    loop {
-        let (bytes, descriptor) = receive(socket)?;
-        let get = |number: u32| field(&bytes, number);
-        let number = |of: u32| get(of).map_or(0, Value::number);
-        let within = |outer: u32, inner: u32| get(outer).and_then(|value| field(value.bytes(), inner));
-        let pid = |outer: u32, inner: u32| within(outer, inner).map_or(0, |value| value.number() as i32);
-        if number(response::TYPE) == NOTIFY {
-            let point = within(response::NOTIFY, 1).map_or("".into(), |value| String::from_utf8_lossy(value.bytes()));
-            let result = on(Notification { point: &point, pid: pid(response::NOTIFY, 2), descriptor });
-            let answer =
-                Message::default().number(request::TYPE, NOTIFY).number(request::GOES_ON, result.is_ok().into());
-            failed = failed.or(result.err());
-            tell(socket, &answer)?;
-        } else if let Some(error) = failed {
-            return Err(error);
-        } else if number(response::SUCCESS) == 1 && number(response::TYPE) == kind {
-            return Ok(pid(response::RESTORED, 1));
-        } else {
-            let what = if task == Task::Restore { "restore" } else { "checkpoint" };
-            let error = Error::new(format!("criu could not {what} the container"));
-            return Err(match number(response::ERRNO) as i32 {
-                0 => error,
-                errno => error.errno(Errno::from_raw(errno)),
-            });
-        }
-    }
-}
-
-mod request {
-    pub const TYPE: u32 = 1;
-    pub const OPTIONS: u32 = 2;
-    pub const GOES_ON: u32 = 3;
-}
-
-mod response {
-    pub const TYPE: u32 = 1;
-    pub const SUCCESS: u32 = 2;
-    pub const RESTORED: u32 = 4;
-    pub const NOTIFY: u32 = 5;
-    pub const ERRNO: u32 = 7;
-}
-
-fn tell(socket: &OwnedFd, message: &Message) -> Result<()> {
-    send(socket.as_raw_fd(), message.as_bytes(), MsgFlags::MSG_NOSIGNAL).context(|| "cannot speak to criu").map(drop)
-}
-
-/// A packet of criu's, and the descriptor that came with it.
-fn receive(socket: &OwnedFd) -> Result<(Vec<u8>, Option<OwnedFd>)> {
-    let mut bytes = vec![0; 64 * 1024];
-    let mut control = nix::cmsg_space!(i32);
-    let mut parts = [IoSliceMut::new(&mut bytes)];
-    let received = recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC);
-    let received = received.context(|| "cannot hear criu")?;
-    let mut descriptor = None;
-    for part in received.cmsgs().context(|| "cannot hear criu")? {
-        if let ControlMessageOwned::ScmRights(numbers) = part {
-            descriptor = numbers.first().and_then(|number| inherited(*number).ok());
-        }
-    }
-    let length = received.bytes;
-    if length == 0 {
-        return Err(Error::new("criu ended without an answer"));
-    }
-    bytes.truncate(length);
-    Ok((bytes, descriptor))
 }
 
 /// The file for the descriptors that a container was given, as runc writes it: a list of what they lead to.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -278,4 +279,21 @@ fn what_cannot_be_checkpointed_or_restored_is_refused() {
     assert_eq!(host.kelson(["checkpoint", "--help"]).code, 0);
     let output = host.kelson(["restore", "--lsm-mount-context"]);
     assert!(output.stderr.contains("flag needs an argument: --lsm-mount-context"), "{output:?}");
+}
+
+#[test]
+fn a_criu_that_dies_is_not_waited_for_when_what_it_made_lives() {
+    let host = Host::new();
+    let bundle = host.bundle();
+    let (bin, images) = (host.temp.join("bin"), host.temp.join("images"));
+    for directory in [&bin, &images] {
+        fs::create_dir(directory).unwrap();
+    }
+    fs::write(images.join("descriptors.json"), r#"["", "", ""]"#).unwrap();
+    // What it leaves has its end of the socket.
+    fs::write(bin.join("criu"), "#!/bin/sh\nsleep 60 &\n").unwrap();
+    fs::set_permissions(bin.join("criu"), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    let call = bundle.making("restore", &["--detach", "--image-path", images.to_str().unwrap()]).env("PATH", path);
+    call.run().fails_with("criu ended without an answer");
 }
