@@ -11,7 +11,7 @@ use nix::sys::stat::stat;
 
 use crate::criu::message::Message;
 use crate::criu::service::Service;
-use crate::criu::{self, Directories, Task, mounts, option};
+use crate::criu::{self, Directories, Task, cgroup2, mounts, option};
 use crate::destroy::destroy;
 use crate::error::{Context, Error, Result};
 use crate::mount::Kind;
@@ -65,6 +65,7 @@ pub fn checkpoint(store: &Store, id: &str, mut request: Request) -> Result<()> {
         options = describe_joined(options, join)?;
     }
     let task = if request.pre_dump { Task::PreDump } else { Task::Dump };
+    let cgroup2 = cgroup2::Options::note();
     let service = Service::launch(&program, &[], || Ok((clone(0, None)?, Vec::new())), |_, _| Ok(()))?;
     let result = service.begin(false).and_then(|()| {
         service.ask(task, &options, &mut |notification| {
@@ -75,6 +76,7 @@ pub fn checkpoint(store: &Store, id: &str, mut request: Request) -> Result<()> {
         })
     });
     service.end();
+    cgroup2.iter().for_each(cgroup2::Options::put_back);
     result.map_err(|error| directories.explain(error))?;
     if request.leave_running || request.pre_dump { Ok(()) } else { destroy(&container, &state) }
 }

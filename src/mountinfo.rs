@@ -15,6 +15,8 @@ pub struct Entry<'a> {
     /// As the process sees it.
     pub mount_point: PathBuf,
     pub file_system: &'a [u8],
+    /// Of the superblock, by comma.
+    pub options: &'a [u8],
 }
 
 /// The mounts of a table, in its order: of several on one mount point the last is on top.
@@ -24,8 +26,9 @@ pub fn entries(table: &[u8]) -> impl Iterator<Item = Entry<'_>> {
         let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
         let device = fields.nth(1)?;
         let (root, mount_point) = (path(fields.next()?), path(fields.next()?));
-        let file_system = fields.skip_while(|field| *field != b"-").nth(1)?;
-        Some(Entry { id, device, root, mount_point, file_system })
+        let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
+        let (file_system, options) = (fields.next()?, fields.nth(1)?);
+        Some(Entry { id, device, root, mount_point, file_system, options })
     })
 }
 
@@ -53,15 +56,22 @@ mod tests {
         let table = b"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n\
             nonsense\n\
             37 36 0:40 / /a\\040b\\134 rw - tmpfs tmpfs rw\n";
-        let entry = |id, device, root: &str, mount_point: &str, file_system| Entry {
+        let entry = |id, device, root: &str, mount_point: &str, file_system, options| Entry {
             id,
             device,
             root: root.into(),
             mount_point: mount_point.into(),
             file_system,
+            options,
         };
         let read: Vec<_> = entries(table).collect();
-        assert_eq!(read, [entry(36, b"98:0", "/mnt1", "/mnt2", b"ext3"), entry(37, b"0:40", "/", "/a b\\", b"tmpfs")]);
+        assert_eq!(
+            read,
+            [
+                entry(36, b"98:0", "/mnt1", "/mnt2", b"ext3", b"rw,errors=continue"),
+                entry(37, b"0:40", "/", "/a b\\", b"tmpfs", b"rw")
+            ]
+        );
         assert_eq!(path(b"a\\04\\999\\777\\"), Path::new("a\\04\\999\\777\\"));
     }
 }

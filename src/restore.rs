@@ -18,7 +18,7 @@ use crate::create::{self, check_interrupt, enter_scope, write_pid_file};
 use crate::criu::message::Message;
 use crate::criu::mounts::{self, Bind};
 use crate::criu::service::{Notification, Service};
-use crate::criu::{self, Directories, Task, option};
+use crate::criu::{self, Directories, Task, cgroup2, option};
 use crate::destroy::remove_ended;
 use crate::error::{Context, Error, Result};
 use crate::foreground::Foreground;
@@ -128,8 +128,10 @@ fn make(
         let service = Service::launch(program, &kept, || cgroups.clone_into(0), prepare)?;
         Ok((directories, service, options))
     })?;
+    let cgroup2 = cgroup2::Options::note();
     let result = serve(container, state, plan, &service, &mut scope, options, console);
     service.end();
+    cgroup2.iter().for_each(cgroup2::Options::put_back);
     let pid = result.map_err(|error| directories.explain(error))?;
     step("cgroup", plan.cgroup.limit_processes())?;
     if let Some(rdt) = &plan.rdt {

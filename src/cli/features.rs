@@ -7,12 +7,16 @@ use serde_json::{Value, json};
 use super::state::print_json;
 use super::{Global, Verb};
 use crate::cgroup::systemd::UNSAFE_ANNOTATIONS;
+use crate::criu;
 use crate::error::Result;
 use crate::mount::options;
 use crate::process::capability;
 use crate::seccomp::{arch, profile};
 use crate::spec::{VERSION_MAX, VERSION_MIN};
 use crate::state::Store;
+
+/// By this name runc says that it can checkpoint and restore.
+const CHECKPOINT: &str = "org.opencontainers.runc.checkpoint.enabled";
 
 /// Show the features that are supported, as JSON
 #[derive(Debug, Parser)]
@@ -38,7 +42,8 @@ fn features() -> Value {
         "ociVersionMax": VERSION_MAX,
         "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
         "mountOptions": options::names(),
-        "potentiallyUnsafeConfigAnnotations": UNSAFE_ANNOTATIONS,
+        "annotations": {CHECKPOINT: "true"},
+        "potentiallyUnsafeConfigAnnotations": ([UNSAFE_ANNOTATIONS, &[criu::CONFIG]].concat()),
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": capability::NAMES.as_slice(),

@@ -1,6 +1,7 @@
 //! criu(8), which writes the processes of a container to image files and makes them anew from those. It is run as a
 //! service for one request (`criu swrk`), and talked to over a socket: see [`message`].
 
+pub mod cgroup2;
 pub mod message;
 pub mod mounts;
 pub mod service;
@@ -135,11 +136,14 @@ fn excerpt(log: &str) -> String {
     log.lines().filter_map(error).take(MOST).collect::<Vec<_>>().join("; ")
 }
 
-/// Adds criu's configuration file: the one that the annotation `org.criu.config` names (an empty one: none), else
-/// kelson's, else runc's. What it says comes before the options.
+/// The annotation that names criu's configuration file.
+pub const CONFIG: &str = "org.criu.config";
+
+/// Adds criu's configuration file: the one that [`CONFIG`] names (an empty one: none), else kelson's, else runc's. What
+/// it says comes before the options.
 pub fn configure(options: Message, annotations: &BTreeMap<String, String>) -> Message {
     let defaults = ["/etc/criu/kelson.conf", "/etc/criu/runc.conf"];
-    let file = match annotations.get("org.criu.config") {
+    let file = match annotations.get(CONFIG) {
         Some(file) => Some(file.as_str()).filter(|file| !file.is_empty()),
         None => defaults.into_iter().find(|file| Path::new(file).exists()),
     };

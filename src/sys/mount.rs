@@ -14,7 +14,9 @@ const FSOPEN_CLOEXEC: libc::c_uint = 1;
 const FSMOUNT_CLOEXEC: libc::c_uint = 1;
 const FSCONFIG_SET_FLAG: libc::c_uint = 0;
 const FSCONFIG_SET_STRING: libc::c_uint = 1;
+const FSPICK_CLOEXEC: libc::c_uint = 1;
 const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
+const FSCONFIG_CMD_RECONFIGURE: libc::c_uint = 7;
 
 /// `MOUNT_ATTR_*` of `mount_setattr(2)`.
 pub mod attr {
@@ -95,6 +97,18 @@ impl FsContext {
         };
         // Whoever may not mount gets EPERM from the kernel, too; mount(2) will tell.
         unless_filtered(descriptor(call(FSOPEN_CLOEXEC)), || call(libc::c_uint::MAX)).map(Self)
+    }
+
+    /// A context for changes of the superblock that is mounted at `path`, `fspick(2)`.
+    pub fn pick(path: &CStr) -> nix::Result<Self> {
+        // SAFETY: the path is NUL-terminated and outlives the call.
+        let file = unsafe { libc::syscall(libc::SYS_fspick, libc::AT_FDCWD, path.as_ptr(), FSPICK_CLOEXEC) };
+        descriptor(file).map(Self)
+    }
+
+    /// Makes the changes.
+    pub fn reconfigure(&self) -> nix::Result<()> {
+        self.configure(FSCONFIG_CMD_RECONFIGURE, std::ptr::null(), std::ptr::null())
     }
 
     /// Sets `key` to `value`, or as a flag where there is no value.

@@ -174,6 +174,9 @@ fn images_that_runc_wrote_are_restored() {
     if !Path::new(RUNC).exists() {
         return skip("runc is not installed");
     }
+    if cgroup2_options() != "rw" {
+        return skip("runc would let criu lose the options of the host's cgroup2");
+    }
     let bundle = counter(&host);
     bundle.write_config();
     let root = host.temp.join("runc").display().to_string();
@@ -279,6 +282,32 @@ fn what_cannot_be_checkpointed_or_restored_is_refused() {
     assert_eq!(host.kelson(["checkpoint", "--help"]).code, 0);
     let output = host.kelson(["restore", "--lsm-mount-context"]);
     assert!(output.stderr.contains("flag needs an argument: --lsm-mount-context"), "{output:?}");
+}
+
+/// The options of the host's cgroup2: of its one superblock.
+fn cgroup2_options() -> String {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let line = table.lines().find_map(|line| line.split_once(" - cgroup2 ")).unwrap_or_default();
+    line.1.split(' ').nth(1).unwrap_or_default().to_owned()
+}
+
+#[test]
+fn criu_3029_the_hosts_cgroup2_keeps_its_options() {
+    let host = Host::new();
+    if !has_criu(&host) {
+        return;
+    }
+    let before = cgroup2_options();
+    if !before.contains("nsdelegate") {
+        return skip("the host's cgroup2 has no options that could be lost");
+    }
+    let bundle = counter(&host);
+    bundle.up();
+    checkpoint(&bundle, &host, &[]).ok();
+    assert_eq!(cgroup2_options(), before);
+    restore(&bundle, &host, &["--detach"]).ok();
+    assert_eq!(cgroup2_options(), before);
+    bundle.delete_by_force();
 }
 
 #[test]

@@ -360,6 +360,7 @@ fn features_are_json_alone_and_follow_the_schema() {
     assert_eq!((&features["ociVersionMin"], &features["ociVersionMax"]), (&json!("1.0.0"), &json!("1.3.0")));
     let hooks = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
     assert_eq!(features["hooks"], json!(hooks));
+    assert_eq!(features["annotations"]["org.opencontainers.runc.checkpoint.enabled"], "true");
     let has = |list: &serde_json::Value, name: &str| list.as_array().unwrap().contains(&json!(name));
     for option in ["ro", "rro", "bind", "rbind", "idmap", "ridmap", "tmpcopyup", "nosymfollow"] {
         assert!(has(&features["mountOptions"], option), "{option}");
