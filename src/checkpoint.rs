@@ -27,6 +27,8 @@ use crate::sys::process::clone;
 /// What is asked for.
 pub struct Request {
     pub images: PathBuf,
+    /// Earlier images, by a path that counts from the images.
+    pub parent: Option<PathBuf>,
     /// Where the log goes, if not to the images.
     pub work: Option<PathBuf>,
     /// What the flags come to.
@@ -55,6 +57,7 @@ pub fn checkpoint(store: &Store, id: &str, mut request: Request) -> Result<()> {
     check(&plan)?;
     let log = if request.pre_dump { "pre-dump.log" } else { "dump.log" };
     let directories = Directories::make(&request.images, request.work.as_deref(), log)?;
+    request.parent.as_deref().map_or(Ok(()), |parent| check_parent(&request.images, parent))?;
     let mut options = directories.options(std::mem::take(&mut request.options));
     options = criu::configure(describe(options, &state, pid), &state.annotations);
     if !request.pre_dump {
@@ -79,6 +82,14 @@ pub fn checkpoint(store: &Store, id: &str, mut request: Request) -> Result<()> {
     cgroup2.iter().for_each(cgroup2::Options::put_back);
     result.map_err(|error| directories.explain(error))?;
     if request.leave_running || request.pre_dump { Ok(()) } else { destroy(&container, &state) }
+}
+
+fn check_parent(images: &Path, parent: &Path) -> Result<()> {
+    if parent.is_absolute() {
+        return Err(Error::new("--parent-path has to be relative to --image-path").path(parent));
+    }
+    let place = images.join(parent);
+    if place.is_dir() { Ok(()) } else { Err(Error::new("--parent-path is no directory").path(place)) }
 }
 
 /// What criu would leave out.

@@ -121,13 +121,6 @@ impl Imaging {
             options = options.number(option::NETWORK_LOCK, choose("network-lock", method, LOCKS)?);
         }
         if let Some(parent) = &self.parent_path {
-            if parent.is_absolute() {
-                return Err(Error::new("--parent-path has to be relative to --image-path").path(parent));
-            }
-            let place = self.image_path.join(parent);
-            if !place.is_dir() {
-                return Err(Error::new("--parent-path is no directory").path(place));
-            }
             options = options.text(option::PARENT, parent.as_os_str().as_bytes()).flag(option::TRACK_MEMORY, true);
         }
         Ok(options)
@@ -172,6 +165,7 @@ impl Verb for Checkpoint {
         }
         let request = Request {
             images: self.imaging.image_path.clone(),
+            parent: self.imaging.parent_path.clone(),
             work: self.imaging.work_path.clone(),
             options: if self.pre_dump { options.flag(option::TRACK_MEMORY, true) } else { options },
             leave_running: self.leave_running,
