@@ -27,7 +27,7 @@ fn counter(host: &Host) -> Bundle<'_> {
     let mut bundle = host.bundle();
     bundle.mount("/count", "tmpfs", "tmpfs", &["nosuid"]);
     bundle.script(
-        "exec </dev/null >/dev/null 2>&1; i=0; while sleep 0.05; do i=$((i+1)); echo $i >/count/n; [ ! -e /count/end ] || exit 7; done",
+        "exec </dev/null >/dev/null 2>&1; i=0; while sleep 0.3; do i=$((i+1)); echo $i >/count/n; [ ! -e /count/end ] || exit 7; done",
     );
     bundle
 }
