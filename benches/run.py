@@ -6,10 +6,10 @@
 As root; works in a mount namespace of its own, with cgroup v2. The first runtime is compared with the others.
 `--rounds 3` gives a first look in a minute. Cases: run, create, exec, mounts (the same with 1,000 mounts on the host),
 busy (exec with these and 200 containers), crowd (list, state, exec and create among 1,000 containers; with few rounds
-among fewer), parallel, memory, size, phases. Configs: spec, spec+seccomp, podman, containerd, docker, or paths of config.json files. `--page
-docs/benchmarks.md` writes that and docs/benchmarks.svg. On a busy machine the wall times are mostly of waiting for a
-processor: `--realtime` has everything measured go before others. The floor, `bare`, is bare.c, built where there is
-gcc.
+among fewer), parallel, memory, size, phases. Configs: spec, spec+seccomp, podman, containerd, docker, or paths of
+config.json files. `--page docs/benchmarks.md` writes that and docs/benchmarks.svg. On a busy machine the wall times are
+mostly of waiting for a processor: `--realtime` has everything measured go before others. The floor, `bare`, is bare.c,
+built where there is gcc.
 
 Needs Python, busybox (static) and the runtimes. Leaves the host as it was, and says so if it does not.
 """

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
@@ -11,7 +11,7 @@ use nix::sys::stat::stat;
 
 use crate::criu::message::Message;
 use crate::criu::service::Service;
-use crate::criu::{self, Directories, Task, cgroup2, mounts, option};
+use crate::criu::{self, Directories, Task, mounts, option};
 use crate::destroy::destroy;
 use crate::error::{Context, Error, Result};
 use crate::mount::Kind;
@@ -62,13 +62,12 @@ pub fn checkpoint(store: &Store, id: &str, mut request: Request) -> Result<()> {
     options = criu::configure(describe(options, &state, pid), &state.annotations);
     if !request.pre_dump {
         options = describe_mounts(options, &plan, pid)?;
-        keep_streams(&directories.path, pid)?;
+        criu::keep_streams(&directories.path, pid)?;
     }
     for join in &plan.namespaces.joins {
         options = describe_joined(options, join)?;
     }
     let task = if request.pre_dump { Task::PreDump } else { Task::Dump };
-    let cgroup2 = cgroup2::Options::note();
     let service = Service::launch(&program, &[], || Ok((clone(0, None)?, Vec::new())), |_, _| Ok(()))?;
     let result = service.begin(false).and_then(|()| {
         service.ask(task, &options, &mut |notification| {
@@ -79,7 +78,6 @@ pub fn checkpoint(store: &Store, id: &str, mut request: Request) -> Result<()> {
         })
     });
     service.end();
-    cgroup2.iter().for_each(cgroup2::Options::put_back);
     result.map_err(|error| directories.explain(error))?;
     if request.leave_running || request.pre_dump { Ok(()) } else { destroy(&container, &state) }
 }
@@ -101,16 +99,13 @@ fn check(plan: &Plan) -> Result<()> {
 }
 
 fn describe(options: Message, state: &State, pid: i32) -> Message {
-    use std::os::unix::ffi::OsStrExt;
-    let options = options
+    let freezer = state.cgroup.freezer_directory().map(|directory| directory.as_os_str().as_bytes());
+    options
         .number(option::PID, pid as u64)
         .text(option::ROOT, state.rootfs.as_os_str().as_bytes())
         .flag(option::NOTIFY, true)
-        .flag(option::PTS_MASTER, true);
-    match state.cgroup.freezer_directory() {
-        Some(directory) => options.text(option::FREEZE_CGROUP, directory.as_os_str().as_bytes()),
-        None => options,
-    }
+        .flag(option::PTS_MASTER, true)
+        .optional(option::FREEZE_CGROUP, freezer)
 }
 
 /// Names the mounts that are the host's.
@@ -140,11 +135,4 @@ fn describe_joined(options: Message, join: &Join) -> Result<Message> {
     let Some((kind, name)) = external_namespace(join) else { return Ok(options) };
     let number = stat(&join.path).on_path("cannot look at a namespace", &join.path)?.st_ino;
     Ok(options.text(option::EXTERNAL, format!("{kind}[{number}]:{name}")))
-}
-
-/// Writes down what the standard streams are, for [`criu::inherited_pipes`].
-fn keep_streams(images: &Path, pid: i32) -> Result<()> {
-    let path = images.join(criu::DESCRIPTORS);
-    let text = serde_json::to_vec(&criu::streams(pid)).unwrap_or_default();
-    fs::File::create(&path).and_then(|mut file| file.write_all(&text)).on_path("cannot write", path)
 }

@@ -12,8 +12,9 @@ use nix::unistd::{Pid, getpid};
 
 use crate::error::{Context, Result};
 use crate::notify::Proxy;
+use crate::sys::interrupt;
 use crate::sys::poll::{Place, poll};
-use crate::sys::process::{inherited, kill};
+use crate::sys::process::{inherited, kill, prctl};
 use crate::tty::Relay;
 use crate::wire::receive_descriptor;
 
@@ -38,6 +39,16 @@ impl Foreground {
         let signals = SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .context(|| "cannot watch for signals")?;
         Ok(Self { signals, relay: None, notifications: None, streams: (std::io::stdin(), std::io::stdout()) })
+    }
+
+    /// For a container: reaps whatever it leaves, and lets the signals that ask for an end interrupt what only prepares
+    /// it.
+    pub fn of_container(no_subreaper: bool) -> Result<Self> {
+        if !no_subreaper {
+            prctl(libc::PR_SET_CHILD_SUBREAPER, 1)
+                .context(|| "cannot become the reaper of the container's processes")?;
+        }
+        Self::begin(interrupt::signals())
     }
 
     /// Takes the terminal's master, if the process has sent one; its end of the socket is closed by now.

@@ -18,7 +18,7 @@ use crate::create::{self, check_interrupt, enter_scope, write_pid_file};
 use crate::criu::message::Message;
 use crate::criu::mounts::{self, Bind};
 use crate::criu::service::{Notification, Service};
-use crate::criu::{self, Directories, Task, cgroup2, option};
+use crate::criu::{self, Directories, Task, option};
 use crate::destroy::remove_ended;
 use crate::error::{Context, Error, Result};
 use crate::foreground::Foreground;
@@ -32,7 +32,7 @@ use crate::state::{Container, Init, State, Status, Store};
 use crate::sys::fs::{canonical, open};
 use crate::sys::interrupt::{self, Awaited};
 use crate::sys::mount::{MountAttr, set_attributes};
-use crate::sys::process::{CLONE_NEWTIME, inherited, pidfd_open, prctl};
+use crate::sys::process::{CLONE_NEWTIME, inherited};
 use crate::trace::step;
 use crate::wire::{Wire, send_descriptors};
 use crate::{hook, log, mountinfo, namespace, rdt, tty};
@@ -61,7 +61,7 @@ pub fn restore(store: &Store, request: &Request) -> Result<i32> {
     let program = criu::program()?;
     let has_terminal = plan.process.as_ref().is_some_and(|process| process.terminal);
     let (terminal, console) = tty::console(has_terminal, request.console_socket.as_deref(), request.detach)?;
-    let foreground = if request.detach { None } else { Some(begin_foreground(request.no_subreaper)?) };
+    let foreground = if request.detach { None } else { Some(Foreground::of_container(request.no_subreaper)?) };
     interrupt::catch();
     let mut container = store.reserve(&request.id)?;
     let mut state = State { is_restored: true, ..create::first_state(&request.id, bundle, spec, &plan) };
@@ -80,13 +80,6 @@ pub fn restore(store: &Store, request: &Request) -> Result<i32> {
     let code = foreground.wait(pid);
     remove_ended(store, &state)?;
     Ok(code)
-}
-
-fn begin_foreground(no_subreaper: bool) -> Result<Foreground> {
-    if !no_subreaper {
-        prctl(libc::PR_SET_CHILD_SUBREAPER, 1).context(|| "cannot become the reaper of the container's processes")?;
-    }
-    Foreground::begin(interrupt::signals())
 }
 
 fn make(
@@ -128,16 +121,14 @@ fn make(
         let service = Service::launch(program, &kept, || cgroups.clone_into(0), prepare)?;
         Ok((directories, service, options))
     })?;
-    let cgroup2 = cgroup2::Options::note();
     let result = serve(container, state, plan, &service, &mut scope, options, console);
     service.end();
-    cgroup2.iter().for_each(cgroup2::Options::put_back);
     let pid = result.map_err(|error| directories.explain(error))?;
     step("cgroup", plan.cgroup.limit_processes())?;
     if let Some(rdt) = &plan.rdt {
         state.rdt = Some(step("intelRdt", rdt::apply(rdt, pid))?);
+        container.save(state)?;
     }
-    settle(container, state, pid)?;
     Ok(Pid::from_raw(pid))
 }
 
@@ -151,8 +142,7 @@ fn serve(
     options: Message,
     console: Option<&OwnedFd>,
 ) -> Result<i32> {
-    let pidfd = pidfd_open(service.pid).ok();
-    let _awaited = Awaited::new(pidfd.as_ref());
+    let _awaited = Awaited::new(service.pidfd.as_ref());
     if let Some(scope) = scope {
         enter_scope(plan, service.pid, scope, state)?;
     }

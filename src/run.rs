@@ -2,12 +2,11 @@
 
 use crate::create::{Created, Request, check_interrupt, create};
 use crate::destroy::{destroy, remove_ended};
-use crate::error::{Context, Result};
+use crate::error::Result;
 use crate::foreground::{Foreground, KILLED};
 use crate::lifecycle::{after_start, go, wait_until_ready};
 use crate::state::Store;
 use crate::sys::interrupt;
-use crate::sys::process::prctl;
 use crate::{log, trace};
 
 /// What `run` adds to [`Request`].
@@ -31,12 +30,7 @@ pub fn run(store: &Store, mut request: Request, options: Options) -> Result<i32>
         wait_until_ready(created.notifications.as_ref(), &created.state);
         return Ok(0);
     }
-    if !options.no_subreaper {
-        prctl(libc::PR_SET_CHILD_SUBREAPER, 1).context(|| "cannot become the reaper of the container's processes")?;
-    }
-    // None is lost between the start and the wait. But those that ask for an end may interrupt what only prepares the
-    // container.
-    let mut foreground = Foreground::begin(interrupt::signals())?;
+    let mut foreground = Foreground::of_container(options.no_subreaper)?;
     let mut created = create(store, &request)?;
     interrupt::hold();
     check_interrupt().or_else(|error| destroy(&created.container, &created.state).and(Err(error)))?;

@@ -52,7 +52,7 @@ pub struct State {
     pub is_ready: bool,
     pub cgroup: CgroupState,
     /// Without a mount namespace of its own, the id of the mount that the container has as its root.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     pub root_mount: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rdt: Option<RdtState>,
@@ -69,18 +69,12 @@ pub struct State {
     /// Whether config.json has a process: without one the container cannot be started.
     pub has_process: bool,
     /// Whether its processes were made from a checkpoint: they run, and have executed nothing.
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "is_default")]
     pub is_restored: bool,
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
-fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
-fn is_false(value: &bool) -> bool {
-    !value
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// The container's first process, told apart from a later one with the same id by its start time.

@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use nix::errno::Errno;
 
 use crate::error::{Context, Error, Result};
+use crate::mountinfo::{self, Entry};
 use crate::sys::fs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, magic_at};
 
 /// Where every distribution mounts them.
@@ -67,9 +68,9 @@ pub fn detect() -> Result<Layout> {
         let hierarchies = vec![Hierarchy::unified(MOUNT_POINT.into())];
         return Ok(Layout { unified: true, hierarchies });
     }
-    let table = fs::read_to_string("/proc/self/mountinfo").on_path("cannot read", "/proc/self/mountinfo")?;
+    let table = fs::read("/proc/self/mountinfo").on_path("cannot read", "/proc/self/mountinfo")?;
     let mut hierarchies: Vec<Hierarchy> = Vec::new();
-    for hierarchy in table.lines().filter_map(parse_mount) {
+    for hierarchy in mountinfo::entries(&table).filter_map(hierarchy_of) {
         let wanted = if hierarchy.is_unified() { CGROUP2_SUPER_MAGIC } else { CGROUP_SUPER_MAGIC };
         let known = hierarchies.iter().any(|other| other.mount_point == hierarchy.mount_point);
         // Something else may be mounted over it.
@@ -100,16 +101,12 @@ fn is_mounted(path: &Path, magic: i64) -> Result<bool> {
     }
 }
 
-/// A line of `/proc/self/mountinfo`, `proc_pid_mountinfo(5)`, if it is a hierarchy below /sys/fs/cgroup.
-fn parse_mount(line: &str) -> Option<Hierarchy> {
-    let (left, right) = line.split_once(" - ")?;
-    let mount_point = PathBuf::from(left.split(' ').nth(4)?);
-    let mut right = right.split(' ');
-    let kind = right.next()?;
-    let options = right.nth(1)?;
+/// The hierarchy that a mount is, if it is one below /sys/fs/cgroup.
+fn hierarchy_of(Entry { mount_point, file_system, options, .. }: Entry) -> Option<Hierarchy> {
     if !mount_point.starts_with(MOUNT_POINT) {
         return None;
     }
+    let options = std::str::from_utf8(options).ok()?;
     let is_generic = |option: &&str| {
         matches!(
             *option,
@@ -117,9 +114,9 @@ fn parse_mount(line: &str) -> Option<Hierarchy> {
         ) || option.starts_with("release_agent=")
             || option.starts_with("seclabel")
     };
-    let controllers = match kind {
-        "cgroup2" => Vec::new(),
-        "cgroup" => options.split(',').filter(|option| !is_generic(option)).map(str::to_owned).collect(),
+    let controllers = match file_system {
+        b"cgroup2" => Vec::new(),
+        b"cgroup" => options.split(',').filter(|option| !is_generic(option)).map(str::to_owned).collect(),
         _ => return None,
     };
     Some(Hierarchy { mount_point, controllers, rest: Vec::new() })
@@ -182,7 +179,7 @@ mod tests {
     use super::*;
 
     fn hierarchy(line: &str) -> Option<Hierarchy> {
-        parse_mount(line)
+        mountinfo::entries(line.as_bytes()).find_map(hierarchy_of)
     }
 
     fn v1(controllers: &str) -> Hierarchy {

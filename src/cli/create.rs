@@ -22,18 +22,25 @@ pub struct Create {
     making: Making,
 }
 
+/// Where a new container comes from, and whom it is told to.
+#[derive(Args, Debug)]
+pub struct Places {
+    /// Directory with config.json
+    #[arg(long, short, value_name = "DIR", default_value = ".")]
+    pub bundle: PathBuf,
+    /// Write the id of the container's first process to this file
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Socket that takes the terminal's descriptor
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+}
+
 /// The flags of the verbs that make a container.
 #[derive(Args, Debug)]
 pub struct Making {
-    /// Directory with config.json
-    #[arg(long, short, value_name = "DIR", default_value = ".")]
-    bundle: PathBuf,
-    /// Write the id of the container's first process to this file
-    #[arg(long, value_name = "FILE")]
-    pid_file: Option<PathBuf>,
-    /// Socket that takes the terminal's descriptor
-    #[arg(long, value_name = "SOCKET")]
-    console_socket: Option<PathBuf>,
+    #[command(flatten)]
+    places: Places,
     /// Socket that takes a descriptor of the container's first process
     #[arg(long, value_name = "SOCKET")]
     pidfd_socket: Option<PathBuf>,
@@ -72,14 +79,14 @@ impl Making {
         };
         Ok(Request {
             id: self.id.clone(),
-            bundle: self.bundle.clone(),
+            bundle: self.places.bundle.clone(),
             settings: Settings {
                 no_pivot: self.no_pivot,
                 no_new_keyring: self.no_new_keyring,
                 manager: global.manager()?,
             },
-            pid_file: self.pid_file.clone(),
-            console_socket: self.console_socket.clone(),
+            pid_file: self.places.pid_file.clone(),
+            console_socket: self.places.console_socket.clone(),
             pidfd_socket: self.pidfd_socket.clone(),
             preserve_fds: self.preserved()?,
             manager: notify_socket(),

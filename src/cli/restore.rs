@@ -1,11 +1,9 @@
 //! `kelson restore`.
 
-use std::path::PathBuf;
-
 use clap::Parser;
 
 use super::checkpoint::Imaging;
-use super::create::guard_descriptors;
+use super::create::{Places, guard_descriptors};
 use super::{Global, Verb};
 use crate::criu::option;
 use crate::error::Result;
@@ -22,15 +20,8 @@ pub struct Restore {
     global: Global,
     #[command(flatten)]
     imaging: Imaging,
-    /// Directory with config.json
-    #[arg(long, short, value_name = "DIR", default_value = ".")]
-    bundle: PathBuf,
-    /// Write the id of the container's first process to this file
-    #[arg(long, value_name = "FILE")]
-    pid_file: Option<PathBuf>,
-    /// Socket that takes the terminal's descriptor
-    #[arg(long, value_name = "SOCKET")]
-    console_socket: Option<PathBuf>,
+    #[command(flatten)]
+    places: Places,
     /// Do not wait for the end
     #[arg(long, short)]
     detach: bool,
@@ -67,16 +58,16 @@ impl Verb for Restore {
         if self.no_pivot {
             log::warn("--no-pivot has no effect on a restore: criu enters the rootfs by pivot_root(2)");
         }
-        let texts = [(option::LSM_PROFILE, &self.lsm_profile), (option::LSM_MOUNT_CONTEXT, &self.lsm_mount_context)];
-        let options = texts.iter().fold(self.imaging.options()?, |options, (field, text)| match text {
-            Some(text) => options.text(*field, text),
-            None => options,
-        });
+        let options = self
+            .imaging
+            .options()?
+            .optional(option::LSM_PROFILE, self.lsm_profile.as_ref())
+            .optional(option::LSM_MOUNT_CONTEXT, self.lsm_mount_context.as_ref());
         restore(
             store,
             &Request {
                 id: self.id.clone(),
-                bundle: self.bundle.clone(),
+                bundle: self.places.bundle.clone(),
                 settings: Settings {
                     no_new_keyring: self.no_new_keyring,
                     manager: self.global.manager()?,
@@ -85,8 +76,8 @@ impl Verb for Restore {
                 images: self.imaging.image_path.clone(),
                 work: self.imaging.work_path.clone(),
                 options,
-                pid_file: self.pid_file.clone(),
-                console_socket: self.console_socket.clone(),
+                pid_file: self.places.pid_file.clone(),
+                console_socket: self.places.console_socket.clone(),
                 detach: self.detach,
                 no_subreaper: self.no_subreaper,
             },

@@ -1,13 +1,11 @@
 //! The options of the host's cgroup2, such as `nsdelegate`. criu mounts it without them, and there is one superblock for
 //! all mounts: they would be gone for the whole host (issue 3029 of criu).
 
-use std::ffi::CString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use nix::errno::Errno;
-
+use super::c_string;
 use crate::log;
 use crate::mountinfo;
 use crate::sys::mount::FsContext;
@@ -42,7 +40,6 @@ impl Options {
     }
 
     fn set(&self) -> nix::Result<()> {
-        let c_string = |text: &[u8]| CString::new(text).map_err(|_| Errno::EINVAL);
         let superblock = FsContext::pick(&c_string(self.mount_point.as_os_str().as_bytes())?)?;
         for option in self.options.split(|byte| *byte == b',').filter(|option| !matches!(*option, b"rw" | b"ro")) {
             superblock.set(&c_string(option)?, None)?;

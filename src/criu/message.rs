@@ -34,6 +34,14 @@ impl Message {
         self
     }
 
+    /// Adds a string of bytes if there is one.
+    pub fn optional(self, field: u32, value: Option<impl AsRef<[u8]>>) -> Self {
+        match value {
+            Some(value) => self.text(field, value),
+            None => self,
+        }
+    }
+
     /// Adds a message within this one.
     pub fn message(self, field: u32, inner: &Self) -> Self {
         self.text(field, &inner.0)

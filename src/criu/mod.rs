@@ -7,12 +7,14 @@ pub mod mounts;
 pub mod service;
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::fs::{self, DirBuilder};
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::{AccessFlags, access};
 
@@ -136,6 +138,10 @@ fn excerpt(log: &str) -> String {
     log.lines().filter_map(error).take(MOST).collect::<Vec<_>>().join("; ")
 }
 
+fn c_string(text: &[u8]) -> nix::Result<CString> {
+    CString::new(text).map_err(|_| Errno::EINVAL)
+}
+
 /// The annotation that names criu's configuration file.
 pub const CONFIG: &str = "org.criu.config";
 
@@ -147,10 +153,7 @@ pub fn configure(options: Message, annotations: &BTreeMap<String, String>) -> Me
         Some(file) => Some(file.as_str()).filter(|file| !file.is_empty()),
         None => defaults.into_iter().find(|file| Path::new(file).exists()),
     };
-    match file {
-        Some(file) => options.text(option::CONFIG_FILE, file),
-        None => options,
-    }
+    options.optional(option::CONFIG_FILE, file)
 }
 
 /// Finds the program.
@@ -163,12 +166,14 @@ pub fn program() -> Result<PathBuf> {
 }
 
 /// The file for the descriptors that a container was given, as runc writes it: a list of what they lead to.
-pub const DESCRIPTORS: &str = "descriptors.json";
+const DESCRIPTORS: &str = "descriptors.json";
 
-/// What the standard streams of process `pid` lead to.
-pub fn streams(pid: i32) -> Vec<String> {
+/// Writes down what the standard streams of process `pid` lead to, for [`inherited_pipes`].
+pub fn keep_streams(images: &Path, pid: i32) -> Result<()> {
+    let path = images.join(DESCRIPTORS);
     let target = |number: i32| fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap_or_default();
-    (0..3).map(|number| target(number).to_string_lossy().into_owned()).collect()
+    let streams: Vec<_> = (0..3).map(|number| target(number).to_string_lossy().into_owned()).collect();
+    fs::write(&path, serde_json::json!(streams).to_string()).on_path("cannot write", path)
 }
 
 /// The pipes among the standard streams of a container, which its caller's take the place of.

@@ -1,6 +1,5 @@
 //! criu's process, and the talk with it.
 
-use std::ffi::CString;
 use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -14,8 +13,8 @@ use nix::sys::socket::{
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, execv};
 
-use super::Task;
 use super::message::{Message, Value, field};
+use super::{Task, c_string, cgroup2};
 use crate::error::{Context, Error, Result};
 use crate::sys::interrupt;
 use crate::sys::poll::{Place, poll};
@@ -27,10 +26,12 @@ const NOTIFY: u64 = 6;
 /// criu in a process of its own, and this program's ends of the sockets to it.
 pub struct Service {
     pub pid: Pid,
-    pidfd: Option<OwnedFd>,
+    pub pidfd: Option<OwnedFd>,
     socket: OwnedFd,
     /// As long as it is not criu yet.
     wire: Wire,
+    /// To be put back at the end.
+    cgroup2: Option<cgroup2::Options>,
 }
 
 impl Service {
@@ -45,8 +46,9 @@ impl Service {
         let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
         let (socket, theirs) = pair.context(|| "cannot make a socket pair")?;
         let (wire, wire_inside) = Wire::pair()?;
+        let cgroup2 = cgroup2::Options::note();
         match fork().context(|| "cannot make a process for criu")? {
-            (Forked::Parent { pid, pidfd }, _) => Ok(Self { pid, pidfd, socket, wire }),
+            (Forked::Parent { pid, pidfd }, _) => Ok(Self { pid, pidfd, socket, wire, cgroup2 }),
             (Forked::Child, files) => {
                 drop((socket, wire));
                 interrupt::release();
@@ -72,6 +74,7 @@ impl Service {
     pub fn end(self) {
         drop((self.socket, self.wire));
         let _ = waitpid(self.pid, None);
+        self.cgroup2.iter().for_each(cgroup2::Options::put_back);
     }
 
     /// Has criu do its `task`; the id of the restored process is returned. What criu tells meanwhile goes to `on`,
@@ -133,7 +136,6 @@ fn become_criu(program: &Path, socket: &OwnedFd, kept: &[OwnedFd]) -> Error {
     let run = || {
         kept.iter().chain([socket]).try_for_each(|file| set_close_on_exec(file.as_raw_fd(), false))?;
         reset_signals();
-        let c_string = |text: &[u8]| CString::new(text).map_err(|_| Errno::EINVAL);
         let name = c_string(program.as_os_str().as_bytes())?;
         execv(&name, &[c_string(b"criu")?, c_string(b"swrk")?, c_string(socket.as_raw_fd().to_string().as_bytes())?])
     };
