@@ -1,11 +1,17 @@
 //! The end of a container: everything that was made for it is removed, in the reverse order, and nothing else.
 
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
 use nix::unistd::Pid;
 
-use crate::error::Result;
-use crate::state::{Container, State, Status, Store, does_not_exist};
+use crate::error::{Error, Result};
+use crate::state::{Container, Init, State, Status, Store, does_not_exist};
 use crate::sys::process::kill;
 use crate::{hook, log, notify, rdt, rootfs};
+
+/// How long the end of the killed init is waited for.
+const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Removes a container: processes, cgroups, resource groups, its directory; then the poststop hooks. Can be
 /// repeated after it was interrupted.
@@ -18,6 +24,7 @@ pub fn destroy(container: &Container, state: &State) -> Result<()> {
     if let Some(init) = state.init {
         // If it is our child; otherwise its parent does.
         let _ = nix::sys::wait::waitpid(Pid::from_raw(init.pid), None);
+        wait_until_ended(init)?;
     }
     rootfs::detach(&state.rootfs, state.root_mount);
     if let Some(group) = &state.rdt {
@@ -28,6 +35,19 @@ pub fn destroy(container: &Container, state: &State) -> Result<()> {
     // "If any poststop hook fails, the runtime MUST log a warning, but the remaining hooks and lifecycle continue".
     for warning in hook::run_each("poststop", &state.poststop, &state.to_oci(Status::Stopped)) {
         log::warn(warning.to_string());
+    }
+    Ok(())
+}
+
+/// A process leaves its cgroup before it has ended, and may have none that is the container's.
+fn wait_until_ended(init: Init) -> Result<()> {
+    let began = Instant::now();
+    while init.is_alive() {
+        if began.elapsed() > DEADLINE {
+            let waited = DEADLINE.as_secs();
+            return Err(Error::new(format!("process {} has not ended {waited} s after it was killed", init.pid)));
+        }
+        sleep(Duration::from_millis(1));
     }
     Ok(())
 }

@@ -240,6 +240,20 @@ fn without_a_cgroup_manager_the_container_stays_where_the_caller_is() {
     bundle.run().fails_with("cgroups disabled");
 }
 
+#[test]
+fn what_is_deleted_has_ended_though_no_cgroup_tells() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.global_flags = vec!["--cgroup-manager".into(), "disabled".into()];
+    // To give back that much takes its time.
+    let pid = bundle.args(&["/bin/busybox", "dd", "bs=200M", "if=/dev/zero", "of=/dev/null"]).up().pid();
+    let resident =
+        || fs::read_to_string(format!("/proc/{pid}/statm")).unwrap().split(' ').nth(1).unwrap().parse::<u64>();
+    wait_until("it has its memory", || resident().unwrap() > 40_000);
+    bundle.delete_by_force();
+    assert!(!is_alive(pid));
+}
+
 /// What the container sees below /sys/fs/cgroup where the hierarchy with `pids` is.
 fn place() -> &'static str {
     if View::current().is_v2() { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/pids" }
