@@ -69,14 +69,20 @@ pub fn plan(spec: &Spec, id: &str, bundle: &Path, settings: &Settings) -> Result
     let mut cgroup = cgroup::plan(linux, &spec.annotations, id, settings.manager)?;
     let keyring = if settings.no_new_keyring { None } else { Some(confinement::keyring_name(id)?) };
     let confinement = confinement::plan(spec.process.as_ref(), linux, keyring, namespaces.has_user())?;
-    let mounts = plan_mounts(spec, bundle, &confinement.labels.mount_label, container_map.as_ref())?;
+    let mut rootfs = plan_rootfs(spec, bundle, settings, apart(libc::CLONE_NEWNS))?;
+    let around = mount::Surroundings {
+        bundle,
+        mount_label: &confinement.labels.mount_label,
+        container_map: container_map.as_ref(),
+        is_shared: rootfs.is_shared(),
+    };
+    let mounts = plan_mounts(spec, &around)?;
     cgroup.owner = cgroup_owner(spec, &mounts, &namespaces);
     let process = spec.process.as_ref().map(process::plan).transpose()?;
     let host_dev =
         |mount: &MountPlan| mount.destination == Path::new("/dev") && matches!(mount.kind, Kind::Bind { .. });
     let devices = device::plan(&linux.devices)?;
     let hooks = hook::plan(spec.hooks.as_ref())?;
-    let mut rootfs = plan_rootfs(spec, bundle, settings, apart(libc::CLONE_NEWNS))?;
     rootfs.is_seen_by_hooks = namespaces.has_new(libc::CLONE_NEWNS as u64) && hooks.are_needed_by_init();
     Ok(Plan {
         rootfs,
@@ -155,9 +161,8 @@ fn check_names(spec: &Spec, own_uts: impl Fn() -> bool) -> Result<()> {
     Ok(())
 }
 
-fn plan_mounts(spec: &Spec, bundle: &Path, mount_label: &str, container_map: Option<&IdMap>) -> Result<Vec<MountPlan>> {
-    let around = mount::Surroundings { bundle, mount_label, container_map };
-    spec.mounts.iter().enumerate().map(|(index, entry)| mount::plan(index, entry, &around)).collect()
+fn plan_mounts(spec: &Spec, around: &mount::Surroundings) -> Result<Vec<MountPlan>> {
+    spec.mounts.iter().enumerate().map(|(index, entry)| mount::plan(index, entry, around)).collect()
 }
 
 fn plan_rootfs(spec: &Spec, bundle: &Path, settings: &Settings, own_mounts: bool) -> Result<RootfsPlan> {

@@ -95,7 +95,7 @@ fn clone_private(plan: &RootfsPlan) -> nix::Result<OwnedFd> {
 
 impl RootfsPlan {
     /// Whether mounts in the container are to be seen on the host, where a volume is shared.
-    fn is_shared(&self) -> bool {
+    pub fn is_shared(&self) -> bool {
         self.propagation.is_some_and(|(flag, _)| flag == libc::MS_SHARED)
     }
 

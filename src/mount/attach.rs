@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::stat::{SFlag, fstat};
 
 use super::options::{Attributes, classic_flags};
-use super::source::{Sources, clone_path, configure, no_source};
+use super::source::{Sources, clone_path, configure, no_source, propagate};
 use super::{Kind, MountPlan, Parameter, cgroupfs, classic};
 use crate::error::{Context, Error, Result};
 use crate::safepath::{Leaf, Procfs, Root, file_type};
@@ -178,11 +178,14 @@ fn refused(context: &FsContext, mount: &MountPlan, what: &str, errno: Errno) -> 
 /// Attaches `tree` at the mount's destination, which is made if it does not exist.
 pub fn attach(tree: &OwnedFd, mount: &MountPlan, root: &Root) -> Result<()> {
     let place = destination(tree, mount, root)?;
+    let is_new = matches!(mount.kind, Kind::Filesystem { .. } | Kind::Cgroup { .. });
+    let propagated = if is_new { propagate(tree, mount) } else { Ok(()) };
     mount::move_mount(tree, &place).on_path("cannot attach a mount", &mount.destination)?;
-    if matches!(mount.kind, Kind::Filesystem { .. } | Kind::Cgroup { .. }) {
-        set_propagation(tree, mount)?;
+    match propagated {
+        // Before Linux 5.12 what is not attached cannot be changed.
+        Err(error) if error.os_error() == Some(Errno::ENOSYS) => classic::propagate(tree, mount),
+        result => result,
     }
-    Ok(())
 }
 
 /// The place for a tree: a directory for a directory, a file for anything else.
@@ -213,18 +216,6 @@ pub fn find(mount: &MountPlan, root: &Root, leaf: Leaf) -> Result<OwnedFd> {
 /// (CVE-2019-19921, CVE-2023-27561, CVE-2026-41579).
 fn is_reserved(path: &Path) -> bool {
     ["/proc", "/sys", "/dev"].iter().any(|reserved| path.starts_with(reserved))
-}
-
-fn set_propagation(tree: &OwnedFd, mount: &MountPlan) -> Result<()> {
-    for propagation in &mount.propagation {
-        let attributes = MountAttr { propagation: propagation.flag, ..MountAttr::default() };
-        match mount::set_attributes(tree, propagation.recursive, &attributes) {
-            Err(Errno::ENOSYS) => classic::propagate(tree, *propagation),
-            result => result,
-        }
-        .on_path("cannot set the propagation of", &mount.destination)?;
-    }
-    Ok(())
 }
 
 /// The container's cgroups: the first of the ways that the kernel allows here.

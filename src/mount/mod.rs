@@ -75,6 +75,8 @@ pub struct Surroundings<'a> {
     pub mount_label: &'a str,
     /// The mappings of the container's user namespace, if it has one.
     pub container_map: Option<&'a IdMap>,
+    /// Whether mounts in the container may be seen on the host.
+    pub is_shared: bool,
 }
 
 /// Reads one entry of `/mounts`.
@@ -85,12 +87,10 @@ pub fn plan(index: usize, mount: &Mount, around: &Surroundings<'_>) -> Result<Mo
     let kind = kind(mount, &options, around).map_err(|error| error.pointer(format!("/mounts/{index}")))?;
     check_proc(&destination, &kind).map_err(|error| error.pointer(at("destination")))?;
     let id_map = idmap::plan(mount, &options, around.container_map).map_err(|error| error.pointer(at("options")))?;
-    let clone = matches!(kind, Kind::Bind { .. });
-    let propagation = if options.propagation.is_empty() && clone {
-        vec![Propagation { flag: libc::MS_PRIVATE, recursive: true }]
-    } else {
-        options.propagation
-    };
+    let mut propagation = options.propagation;
+    if matches!(kind, Kind::Bind { .. }) {
+        cut_off(&mut propagation, around.is_shared);
+    }
     let (attributes, recursive_attributes) = match kind {
         Kind::Bind { .. } => (options.attributes, options.recursive_attributes),
         // There is nothing below a new file system.
@@ -106,6 +106,16 @@ pub fn plan(index: usize, mount: &Mount, around: &Surroundings<'_>) -> Result<Mo
         id_map,
         copy_up: options.copy_up,
     })
+}
+
+/// A clone is a peer of what it is a clone of, and so is each mount in it: what the container mounts there would be
+/// mounted on the host, too.
+fn cut_off(propagation: &mut Vec<Propagation>, is_shared: bool) {
+    match propagation.first() {
+        None => propagation.push(Propagation { flag: libc::MS_PRIVATE, recursive: true }),
+        Some(first) if is_shared || first.recursive && first.flag != libc::MS_SHARED => {}
+        Some(_) => propagation.insert(0, Propagation { flag: libc::MS_SLAVE, recursive: true }),
+    }
 }
 
 /// Absolute and without `..`; a relative one is below `/` (config.md, "Mounts").
@@ -206,7 +216,8 @@ mod tests {
     use super::*;
 
     fn planned(json: &str) -> Result<MountPlan> {
-        let around = Surroundings { bundle: Path::new("/bundle"), mount_label: "", container_map: None };
+        let around =
+            Surroundings { bundle: Path::new("/bundle"), mount_label: "", container_map: None, is_shared: false };
         plan(0, &serde_json::from_str(json).unwrap(), &around)
     }
 

@@ -89,13 +89,18 @@ pub fn configure(tree: &OwnedFd, mount: &MountPlan, map: Option<&OwnedFd>) -> Re
     if let (Some(map), Some(plan)) = (map, &mount.id_map) {
         mount::set_id_map(tree, plan.recursive, map.as_fd()).map_err(|errno| idmap_refused(mount, errno))?;
     }
-    for propagation in &mount.propagation {
-        let attributes = MountAttr { propagation: propagation.flag, ..MountAttr::default() };
-        mount::set_attributes(tree, propagation.recursive, &attributes)
-            .on_path("cannot set the propagation of", &mount.destination)?;
-    }
+    propagate(tree, mount)?;
     set(tree, mount, mount.attributes, false)?;
     set(tree, mount, mount.recursive_attributes, true)
+}
+
+/// Sets on a detached `tree` the propagation that `mount` asks for.
+pub fn propagate(tree: &OwnedFd, mount: &MountPlan) -> Result<()> {
+    mount.propagation.iter().try_for_each(|propagation| {
+        let attributes = MountAttr { propagation: propagation.flag, ..MountAttr::default() };
+        mount::set_attributes(tree, propagation.recursive, &attributes)
+            .on_path("cannot set the propagation of", &mount.destination)
+    })
 }
 
 fn set(tree: &OwnedFd, mount: &MountPlan, attributes: Attributes, recursive: bool) -> Result<()> {

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::harness::{Bundle, Host, Running, View, program, seconds, wait_until};
-use crate::support::{Canary, user_namespace};
+use crate::support::{Canary, give, user_namespace};
 
 /// What the runtime's binary is: content, times, inode.
 fn binary() -> (Vec<u8>, i64, u64) {
@@ -59,12 +59,6 @@ fn nothing_is_found(count: usize) {
         assert!(found.is_empty(), "own users: {own_users}: {found:?}");
     }
     assert!(binary() == before, "the runtime's binary has changed");
-}
-
-fn give(bundle: &mut Bundle<'_>, capabilities: &[&str]) {
-    for set in ["bounding", "effective", "permitted"] {
-        bundle.config["process"]["capabilities"][set] = json!(capabilities);
-    }
 }
 
 /// With the host's CAP_SYS_PTRACE a container's process may look into every one that it sees: there must be nothing in

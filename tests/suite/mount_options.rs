@@ -7,7 +7,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::Value;
 
 use crate::harness::Host;
-use crate::support::{has_all, mount_at};
+use crate::support::{give, has_all, mount_at, user_namespace};
 
 /// An option that sets a flag of a mount, one that clears it, and how mountinfo shows it.
 const FLAGS: &[(&str, &str, &str)] = &[
@@ -187,5 +187,27 @@ fn a_slave_sees_what_the_host_mounts_later_and_a_private_one_does_not() {
         assert_eq!(host.reap(pid), if sees { 3 } else { 4 }, "{option}");
         bundle.delete_by_force();
         umount2(&later, MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
+#[test]
+fn what_a_container_mounts_in_a_shared_tree_is_not_mounted_on_the_host() {
+    let host = Host::new();
+    let tree = Tree::new(&host);
+    mount(NONE, &tree.0, NONE, MsFlags::MS_REC | MsFlags::MS_SHARED, NONE).unwrap();
+    for own_users in [false, true] {
+        for option in ["private", "slave", "shared", "rshared", "rslave"] {
+            let mut bundle = host.bundle();
+            fs::create_dir(bundle.rootfs.join("data")).unwrap();
+            bundle.mount("/data", "bind", &tree.0, &["rbind", option]);
+            if own_users {
+                user_namespace(&mut bundle, 100_000);
+            }
+            give(&mut bundle, &["CAP_SYS_ADMIN"]);
+            bundle.script("for place in /data/sub /data; do busybox mount -t tmpfs inside $place || exit; done");
+            bundle.run().ok();
+            let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+            assert!(!table.contains(" inside "), "{option} {own_users}: {table}");
+        }
     }
 }

@@ -84,6 +84,14 @@ pub fn user_namespace(bundle: &mut Bundle<'_>, first: u32) {
     bundle.config["linux"]["gidMappings"] = map;
 }
 
+/// Gives the process these capabilities and no others.
+/// Gives the process these capabilities and no others.
+pub fn give(bundle: &mut Bundle<'_>, capabilities: &[&str]) {
+    for set in ["bounding", "effective", "permitted"] {
+        bundle.config["process"]["capabilities"][set] = json!(capabilities);
+    }
+}
+
 /// A tree of the host that no container may change.
 pub struct Canary {
     pub path: PathBuf,
