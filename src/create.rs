@@ -282,7 +282,7 @@ fn launch(
     ours: Wire,
 ) -> Result<(Pid, Option<OwnedFd>, Wire)> {
     let stage = plan.namespaces.needs_stage();
-    let flags = if stage { 0 } else { plan.namespaces.clone_flags() };
+    let flags = if stage { 0 } else { plan.clone_flags() };
     let (forked, cgroup_files) = cgroups
         .clone_into(flags)
         .map_err(|errno| namespace::refused(flags, "the container's process", errno).step("namespaces"))?;

@@ -19,7 +19,7 @@ use crate::process::ProcessPlan;
 use crate::rootfs::Places;
 use crate::safepath::{Leaf, Procfs, Root};
 use crate::state::{Init, State, Status};
-use crate::sys::mount::FsContext;
+use crate::sys::mount::{FsContext, UNSHARE_EMPTY};
 use crate::sys::process::{self as sys, CLONE_NEWTIME, CLONE_PARENT, Forked};
 use crate::trace::{self, Process, step};
 use crate::wire::{Message, Wire};
@@ -81,7 +81,7 @@ fn story(plan: &Plan, inherited: &mut Inherited) -> Result<Infallible> {
     let procfs = step("procfs", own_procfs(plan, mounted.procfs))?;
     step("sysctl", sysctl::apply(&plan.sysctls, procfs.as_ref().unwrap_or(&inherited.host_procfs)))?;
     step("restrictions", rootfs::restrict(&plan.rootfs, &Places { root: &root, mounts: &mounted.reserved }))?;
-    step("pivot", rootfs::enter(&plan.rootfs, &root))?;
+    step("pivot", enter_rootfs(plan, &root))?;
     step("process", make_directory(plan, &root))?;
     step("root", rootfs::finish(&plan.rootfs, &root))?;
     step("streams", tty::use_own_null())?;
@@ -174,6 +174,13 @@ fn own_procfs(plan: &Plan, mounted: Option<Procfs>) -> Result<Option<Procfs>> {
         // The host's, opened and verified before anything of the container was mounted.
         Err(_) => Ok(None),
     }
+}
+
+fn enter_rootfs(plan: &Plan, root: &Root) -> Result<()> {
+    if plan.rootfs.is_detached {
+        namespace::make(libc::CLONE_NEWNS as u64 | UNSHARE_EMPTY, "an empty mount namespace")?;
+    }
+    rootfs::enter(&plan.rootfs, root)
 }
 
 fn set_names(plan: &Plan) -> Result<()> {
@@ -307,6 +314,6 @@ fn try_stage(plan: &Plan, inherited: &mut Inherited) -> Result<Forked> {
     }
     // Entering one changes the root directory: left to init.
     inherited.namespaces = mounts;
-    let flags = namespaces.clone_flags() | CLONE_PARENT;
+    let flags = plan.clone_flags() | CLONE_PARENT;
     sys::clone(flags, None).map_err(|errno| namespace::refused(flags, "the container's process", errno))
 }

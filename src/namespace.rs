@@ -170,7 +170,7 @@ impl NamespacePlan {
             || self.has_new(libc::CLONE_NEWUSER as u64) && !self.joins.is_empty()
     }
 
-    /// The flags for the `clone3(2)` that makes init.
+    /// `CLONE_NEW*` of those that can be made with init.
     pub fn clone_flags(&self) -> u64 {
         let made_by_stage = if self.needs_stage() { libc::CLONE_NEWUSER as u64 } else { 0 };
         self.new & !LATE & !made_by_stage

@@ -18,6 +18,7 @@ use crate::process::{self, ProcessPlan};
 use crate::rdt::{self, RdtPlan};
 use crate::rootfs::{self, RootfsPlan};
 use crate::spec::Spec;
+use crate::sys::mount::has_empty_namespaces;
 use crate::sysctl::{self, Sysctl};
 
 /// What the command line adds to config.json.
@@ -83,7 +84,9 @@ pub fn plan(spec: &Spec, id: &str, bundle: &Path, settings: &Settings) -> Result
         |mount: &MountPlan| mount.destination == Path::new("/dev") && matches!(mount.kind, Kind::Bind { .. });
     let devices = device::plan(&linux.devices)?;
     let hooks = hook::plan(spec.hooks.as_ref())?;
-    rootfs.is_seen_by_hooks = namespaces.has_new(libc::CLONE_NEWNS as u64) && hooks.are_needed_by_init();
+    let own_mounts = namespaces.has_new(libc::CLONE_NEWNS as u64);
+    rootfs.is_seen_by_hooks = own_mounts && hooks.are_needed_by_init();
+    rootfs.is_detached = own_mounts && can_be_detached(&rootfs, &mounts, namespaces.has_user());
     Ok(Plan {
         rootfs,
         devices: (!mounts.iter().any(host_dev)).then_some(devices),
@@ -106,6 +109,12 @@ impl Plan {
     /// Whether init has to know the container's state: for its hooks, or for an agent that seccomp leaves calls to.
     pub fn init_needs_state(&self) -> bool {
         self.hooks.are_needed_by_init() || self.confinement.has_agent()
+    }
+
+    /// The flags for the `clone3(2)` that makes init.
+    pub fn clone_flags(&self) -> u64 {
+        let late = if self.rootfs.is_detached { libc::CLONE_NEWNS as u64 } else { 0 };
+        self.namespaces.clone_flags() & !late
     }
 
     /// Whether the first process waits until systemd has put it into its cgroup.
@@ -165,6 +174,13 @@ fn plan_mounts(spec: &Spec, around: &mount::Surroundings) -> Result<Vec<MountPla
     spec.mounts.iter().enumerate().map(|(index, entry)| mount::plan(index, entry, around)).collect()
 }
 
+/// Whether nothing needs the container's mounts before init enters its root: no hook, no peer on the host, no privilege
+/// over the mount namespace, no mount that is changed where it is attached.
+fn can_be_detached(rootfs: &RootfsPlan, mounts: &[MountPlan], has_user: bool) -> bool {
+    let remounts = mounts.iter().any(|mount| matches!(mount.kind, Kind::Remount));
+    !(rootfs.is_seen_by_hooks || rootfs.is_shared() || remounts || has_user) && has_empty_namespaces()
+}
+
 fn plan_rootfs(spec: &Spec, bundle: &Path, settings: &Settings, own_mounts: bool) -> Result<RootfsPlan> {
     let root = spec.root.as_ref().ok_or_else(|| Error::new("the container needs a root").pointer("/root"))?;
     if root.path().as_os_str().is_empty() {
@@ -196,6 +212,7 @@ fn plan_rootfs(spec: &Spec, bundle: &Path, settings: &Settings, own_mounts: bool
         readonly_paths: absolute("readonlyPaths", &spec.linux.readonly_paths)?,
         own_mounts,
         is_seen_by_hooks: false,
+        is_detached: false,
         no_pivot: settings.no_pivot,
     })
 }

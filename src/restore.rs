@@ -230,7 +230,7 @@ fn apart<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 /// root. Returns what else of the host is mounted, and where.
 fn prepare_mounts(plan: &Plan) -> Result<Vec<(PathBuf, PathBuf)>> {
     // Whatever its propagation is to be: criu sets it.
-    let rootfs = &RootfsPlan { is_seen_by_hooks: true, propagation: None, ..plan.rootfs.clone() };
+    let rootfs = &RootfsPlan { is_seen_by_hooks: true, is_detached: false, propagation: None, ..plan.rootfs.clone() };
     let attach = || rootfs::attach(rootfs, rootfs::clone_root(rootfs)?);
     let root = attach()?;
     let mut binds = vec![Bind { place: "/".into(), source: rootfs.path.clone(), recursive: true }];

@@ -35,6 +35,9 @@ pub struct RootfsPlan {
     pub own_mounts: bool,
     /// Whether hooks look for the rootfs, with what is mounted in it, at its own path.
     pub is_seen_by_hooks: bool,
+    /// Whether it is put together detached from everything, and init enters a mount namespace that has nothing else
+    /// (Linux 7.1). The host's mounts are not copied then, whose number is of no concern, and are never in reach.
+    pub is_detached: bool,
     /// `--no-pivot`: for a host whose own root is a ramdisk, which cannot be pivoted away.
     pub no_pivot: bool,
 }
@@ -116,7 +119,7 @@ fn cut_off(path: &Path) -> nix::Result<()> {
 /// Cuts the new mount namespace off from the host's and attaches the rootfs. Nothing that is mounted from here on is
 /// seen outside: what is attached goes below a mount without peers.
 pub fn attach(plan: &RootfsPlan, tree: Option<OwnedFd>) -> Result<Root> {
-    if plan.own_mounts {
+    if plan.own_mounts && !plan.is_detached {
         // As slaves, the host's mounts still tell volumes that ask for it what is mounted there later. As peers they
         // also tell the host: then only what the rootfs goes below is cut off, and the rest in `enter`.
         let slaves = || mount2(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_SLAVE, NONE);
@@ -128,13 +131,19 @@ pub fn attach(plan: &RootfsPlan, tree: Option<OwnedFd>) -> Result<Root> {
         Some(tree) => tree,
         None => match clone_private(plan) {
             Ok(tree) => tree,
-            Err(Errno::ENOSYS) => return attach_classic(plan),
+            Err(Errno::ENOSYS) if !plan.is_detached => return attach_classic(plan),
             Err(errno) => return Err(Error::new("cannot open the rootfs").path(&plan.path).errno(errno)),
         },
     };
-    let top = open(plan.place(), OFlag::O_PATH | OFlag::O_DIRECTORY).on_path("cannot open", plan.place())?;
-    mount::move_mount(&tree, &top).on_path("cannot attach the rootfs", &plan.path)?;
+    if !plan.is_detached {
+        attach_tree(plan, &tree)?;
+    }
     Ok(Root::new(tree))
+}
+
+fn attach_tree(plan: &RootfsPlan, tree: impl AsFd) -> Result<()> {
+    let top = open(plan.place(), OFlag::O_PATH | OFlag::O_DIRECTORY).on_path("cannot open", plan.place())?;
+    mount::move_mount(tree, &top).on_path("cannot attach the rootfs", &plan.path)
 }
 
 /// The same by mount(2), for kernels before 5.12.
@@ -144,10 +153,14 @@ fn attach_classic(plan: &RootfsPlan) -> Result<Root> {
     open(&plan.path, OFlag::O_PATH | OFlag::O_DIRECTORY).on_path("cannot open the rootfs", &plan.path).map(Root::new)
 }
 
-/// Makes the rootfs `/`, and drops everything of the host.
+/// Makes the rootfs `/`, and drops everything of the host. A detached one comes into the empty mount namespace that the
+/// caller is in by now.
 pub fn enter(plan: &RootfsPlan, root: &Root) -> Result<()> {
+    if plan.is_detached {
+        attach_tree(plan, root)?;
+    }
     fchdir(root).context(|| "cannot enter the rootfs")?;
-    if !plan.own_mounts {
+    if plan.is_detached || !plan.own_mounts {
         return chroot(".").context(|| "cannot change the root");
     }
     if plan.no_pivot {

@@ -3,6 +3,8 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
+
 use super::{descriptor, unit, unless_filtered};
 
 const OPEN_TREE_CLONE: libc::c_uint = 1;
@@ -12,6 +14,7 @@ const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 0x4;
 const MOVE_MOUNT_T_EMPTY_PATH: libc::c_uint = 0x40;
 const FSOPEN_CLOEXEC: libc::c_uint = 1;
 const FSMOUNT_CLOEXEC: libc::c_uint = 1;
+const FSMOUNT_NAMESPACE: libc::c_uint = 2;
 const FSCONFIG_SET_FLAG: libc::c_uint = 0;
 const FSCONFIG_SET_STRING: libc::c_uint = 1;
 const FSPICK_CLOEXEC: libc::c_uint = 1;
@@ -44,6 +47,24 @@ pub struct MountAttr {
     pub propagation: u64,
     /// A descriptor, with `IDMAP`.
     pub user_namespace: u64,
+}
+
+/// `UNSHARE_EMPTY_MNTNS` of `unshare(2)`, Linux 7.1: a mount namespace with nothing in it but an empty directory.
+pub const UNSHARE_EMPTY: u64 = 0x0010_0000;
+
+/// Whether `UNSHARE_EMPTY` can be asked for, and detached trees of mounts be put together for it: by asking for what came
+/// with the same kernel, for no file.
+pub fn has_empty_namespaces() -> bool {
+    let (none, attributes) = (-1, MountAttr::default());
+    // SAFETY: fsmount takes a descriptor and two integers.
+    let made = unit(unsafe { libc::syscall(libc::SYS_fsmount, none, FSMOUNT_CLOEXEC | FSMOUNT_NAMESPACE, 0) });
+    // A filter may know only some of the calls. This one looks at nothing where nothing is to be changed.
+    // SAFETY: an empty C string, and a `struct mount_attr` of that size.
+    let set = || unsafe {
+        let flags = libc::AT_EMPTY_PATH as libc::c_uint;
+        libc::syscall(libc::SYS_mount_setattr, none, c"".as_ptr(), flags, &raw const attributes, size_of::<MountAttr>())
+    };
+    made == Err(Errno::EBADF) && unit(set()).is_ok()
 }
 
 /// A detached clone of the mount at `path` below `directory`; empty for `directory` itself.
