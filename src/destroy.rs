@@ -12,6 +12,8 @@ use crate::{hook, log, notify, rdt, rootfs};
 
 /// How long the end of the killed init is waited for.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// How long, where it hangs on others.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Removes a container: processes, cgroups, resource groups, its directory; then the poststop hooks. Can be
 /// repeated after it was interrupted.
@@ -43,11 +45,15 @@ pub fn destroy(container: &Container, state: &State) -> Result<()> {
 fn wait_until_ended(init: Init) -> Result<()> {
     let began = Instant::now();
     while init.is_alive() {
-        if began.elapsed() > DEADLINE {
-            let waited = DEADLINE.as_secs();
-            return Err(Error::new(format!("process {} has not ended {waited} s after it was killed", init.pid)));
+        match began.elapsed() {
+            // The first of a pid namespace waits for the others to be reaped, who may have their parents elsewhere.
+            waited if waited > PATIENCE && init.waits_to_end() => break,
+            waited if waited > DEADLINE => {
+                let seconds = waited.as_secs();
+                return Err(Error::new(format!("process {} has not ended {seconds} s after it was killed", init.pid)));
+            }
+            _ => sleep(Duration::from_millis(1)),
         }
-        sleep(Duration::from_millis(1));
     }
     Ok(())
 }

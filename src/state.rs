@@ -118,6 +118,8 @@ struct Stat {
 
 /// Of a process that was forked and has not executed a program since: `PF_FORKNOEXEC`, the same since Linux 2.6.
 const FORKED_BUT_NOT_EXECUTED: u64 = 0x40;
+/// Of a process that executes nothing any more: `PF_EXITING`, as old.
+const EXITING: u64 = 0x4;
 
 /// None: there is no such process.
 fn stat(pid: i32) -> nix::Result<Option<Stat>> {
@@ -156,6 +158,11 @@ impl Init {
     pub fn ended_before_exec(self) -> bool {
         let is_same = |stat: &Stat| self.start_time == 0 || stat.start_time == self.start_time;
         stat(self.pid).ok().flatten().filter(is_same).is_some_and(|stat| stat.flags & FORKED_BUT_NOT_EXECUTED != 0)
+    }
+
+    /// Whether the process is ending, and waits for other processes to.
+    pub fn waits_to_end(self) -> bool {
+        self.look().is_some_and(|stat| stat.flags & EXITING != 0 && stat.state == 'S')
     }
 
     /// Whether the process is there and not a zombie.
