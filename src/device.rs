@@ -13,7 +13,7 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
 use crate::error::{Context, Error, Result};
 use crate::safepath::{Leaf, Root, exists_at, file_type};
 use crate::spec::Device;
-use crate::sys::mount;
+use crate::sys::mount::{self, MountAttr};
 
 /// One device node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,7 +157,7 @@ fn bind_from_host(device: &DevicePlan, root: &Root) -> Result<()> {
     let path = CString::new(device.path.as_os_str().as_bytes()).map_err(|_| Error::new("a path holds a NUL byte"))?;
     let place = root.open_or_create_plain(&device.path, Leaf::File).context(|| "cannot make a place for a device")?;
     match mount::clone_tree(AT_FDCWD, &path, false) {
-        Ok(tree) => mount::move_mount(&tree, &place),
+        Ok(tree) => cut_off(&tree).and_then(|()| mount::move_mount(&tree, &place)),
         Err(Errno::ENOSYS) => {
             let target = crate::safepath::descriptor_path(&place);
             let none: Option<&str> = None;
@@ -166,6 +166,15 @@ fn bind_from_host(device: &DevicePlan, root: &Root) -> Result<()> {
         Err(errno) => Err(errno),
     }
     .context(|| "cannot bind a device of the host, which a user namespace may not make itself")
+}
+
+/// What the container mounts over a device must not cover the host's.
+fn cut_off(tree: &OwnedFd) -> nix::Result<()> {
+    match mount::set_attributes(tree, false, &MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() }) {
+        // Before Linux 5.12, where the whole mount namespace is cut off.
+        Err(Errno::ENOSYS) => Ok(()),
+        result => result,
+    }
 }
 
 /// Makes the links in /dev: `fd` and its like where /proc has them, and `ptmx` to the container's own devpts.

@@ -13,7 +13,7 @@ use nix::unistd::{Pid, sethostname};
 use crate::confinement::{Agent, Program, no_directory};
 use crate::error::{Context, Error, Result};
 use crate::mount::attach;
-use crate::mount::source::Sources;
+use crate::mount::source::{self, Source};
 use crate::plan::Plan;
 use crate::process::ProcessPlan;
 use crate::rootfs::Places;
@@ -33,7 +33,7 @@ pub struct Inherited {
     /// Where the terminal's master goes.
     pub console: Option<OwnedFd>,
     pub root: Option<OwnedFd>,
-    pub sources: Sources,
+    pub sources: Vec<Source>,
     pub namespaces: Vec<(u64, OwnedFd)>,
     pub host_procfs: Procfs,
     /// Cgroups that init has to write itself into.
@@ -72,8 +72,10 @@ fn story(plan: &Plan, inherited: &mut Inherited) -> Result<Infallible> {
     trace::enter(Process::Init);
     step("begin", begin(plan, inherited))?;
     step("namespaces", enter_namespaces(plan, inherited))?;
+    step("sources", source::find_all(&plan.mounts, &mut inherited.sources))?;
     let root = step("rootfs", rootfs::attach(&plan.rootfs, inherited.root.take()))?;
-    let mounted = step("mounts", attach::all(&plan.mounts, &root, &mut inherited.sources, &plan.cgroup_view))?;
+    let sources = std::mem::take(&mut inherited.sources);
+    let mounted = step("mounts", attach::all(&plan.mounts, &root, sources, &plan.cgroup_view))?;
     step("devices", make_devices(plan, &root))?;
     let terminal = step("terminal", make_terminal(plan, inherited, &root))?;
     let (creating, created) = step("hooks", run_runtime_hooks(plan, inherited))?;

@@ -19,6 +19,7 @@ use crate::rdt::{self, RdtPlan};
 use crate::rootfs::{self, RootfsPlan};
 use crate::spec::Spec;
 use crate::sys::mount::has_empty_namespaces;
+use crate::sys::process::capabilities;
 use crate::sysctl::{self, Sysctl};
 
 /// What the command line adds to config.json.
@@ -86,7 +87,10 @@ pub fn plan(spec: &Spec, id: &str, bundle: &Path, settings: &Settings) -> Result
     let hooks = hook::plan(spec.hooks.as_ref())?;
     let own_mounts = namespaces.has_new(libc::CLONE_NEWNS as u64);
     rootfs.is_seen_by_hooks = own_mounts && hooks.are_needed_by_init();
-    rootfs.is_detached = own_mounts && can_be_detached(&rootfs, &mounts, namespaces.has_user());
+    let is_changed = |mount: &MountPlan| mount.is_changed_in_place(cgroup.layout.unified);
+    rootfs.is_detached = own_mounts
+        && !(rootfs.is_seen_by_hooks || rootfs.is_shared() || namespaces.has_user() || mounts.iter().any(is_changed))
+        && can_detach();
     Ok(Plan {
         rootfs,
         devices: (!mounts.iter().any(host_dev)).then_some(devices),
@@ -174,11 +178,10 @@ fn plan_mounts(spec: &Spec, around: &mount::Surroundings) -> Result<Vec<MountPla
     spec.mounts.iter().enumerate().map(|(index, entry)| mount::plan(index, entry, around)).collect()
 }
 
-/// Whether nothing needs the container's mounts before init enters its root: no hook, no peer on the host, no privilege
-/// over the mount namespace, no mount that is changed where it is attached.
-fn can_be_detached(rootfs: &RootfsPlan, mounts: &[MountPlan], has_user: bool) -> bool {
-    let remounts = mounts.iter().any(|mount| matches!(mount.kind, Kind::Remount));
-    !(rootfs.is_seen_by_hooks || rootfs.is_shared() || remounts || has_user) && has_empty_namespaces()
+/// Whether the kernel lets this process put a rootfs together detached, and enter it where there is nothing to pivot.
+fn can_detach() -> bool {
+    const CHROOT: u64 = 1 << 18;
+    has_empty_namespaces() && capabilities().is_ok_and(|sets| sets.effective & CHROOT != 0)
 }
 
 fn plan_rootfs(spec: &Spec, bundle: &Path, settings: &Settings, own_mounts: bool) -> Result<RootfsPlan> {

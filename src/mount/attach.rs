@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::stat::{SFlag, fstat};
 
 use super::options::{Attributes, classic_flags};
-use super::source::{Sources, clone_path, configure, no_source, propagate};
+use super::source::{Source, clone_path, configure, no_source};
 use super::{Kind, MountPlan, Parameter, cgroupfs, classic};
 use crate::error::{Context, Error, Result};
 use crate::safepath::{Leaf, Procfs, Root, file_type};
@@ -39,12 +39,10 @@ impl Mounted {
 }
 
 /// Makes every mount, in the order of config.json.
-pub fn all(mounts: &[MountPlan], root: &Root, sources: &mut Sources, cgroups: &cgroupfs::View) -> Result<Mounted> {
+pub fn all(mounts: &[MountPlan], root: &Root, sources: Vec<Source>, cgroups: &cgroupfs::View) -> Result<Mounted> {
     let mut mounted = Mounted::default();
-    for (place, mount) in mounts.iter().enumerate() {
-        let tree = sources.trees.get_mut(place).and_then(Option::take);
-        let map = sources.maps.get_mut(place).and_then(Option::take);
-        one(mount, root, tree, map.as_ref(), cgroups)
+    for (mount, source) in mounts.iter().zip(sources) {
+        one(mount, root, source, cgroups)
             .and_then(|tree| tree.map_or(Ok(()), |tree| mounted.add(mount, tree)))
             .map_err(|error| error.pointer(format!("/mounts/{}", mount.index)))?;
     }
@@ -52,19 +50,13 @@ pub fn all(mounts: &[MountPlan], root: &Root, sources: &mut Sources, cgroups: &c
 }
 
 /// The mount itself, where it could be made detached.
-fn one(
-    mount: &MountPlan,
-    root: &Root,
-    tree: Option<OwnedFd>,
-    map: Option<&OwnedFd>,
-    cgroups: &cgroupfs::View,
-) -> Result<Option<OwnedFd>> {
+fn one(mount: &MountPlan, root: &Root, source: Source, cgroups: &cgroupfs::View) -> Result<Option<OwnedFd>> {
     match &mount.kind {
-        Kind::Bind { source, recursive } => bind(mount, source, *recursive, root, tree, map),
+        Kind::Bind { source: path, recursive } => bind(mount, path, *recursive, root, source),
         Kind::Filesystem { name, parameters } => {
             let parameters = &with_mode(name, parameters, mount, root)?;
             // An idmapped one is made by the runtime.
-            let made = if tree.is_some() { tree } else { new_file_system(name, parameters, mount)? };
+            let made = if source.tree.is_some() { source.tree } else { new_file_system(name, parameters, mount)? };
             let Some(tree) = made else { return classic::file_system(mount, name, parameters, root).map(|()| None) };
             if mount.copy_up {
                 copy_up(&tree, mount, root)?;
@@ -77,25 +69,18 @@ fn one(
 }
 
 /// Attaches the clone that the runtime made, or one made here where it lacked the privileges.
-fn bind(
-    mount: &MountPlan,
-    source: &Path,
-    recursive: bool,
-    root: &Root,
-    tree: Option<OwnedFd>,
-    map: Option<&OwnedFd>,
-) -> Result<Option<OwnedFd>> {
-    let tree = match tree {
+fn bind(mount: &MountPlan, path: &Path, recursive: bool, root: &Root, source: Source) -> Result<Option<OwnedFd>> {
+    let tree = match source.tree {
         Some(tree) => tree,
-        None => match clone_here(source, recursive)? {
-            Some(tree) => match configure(&tree, mount, map) {
+        None => match clone_here(path, source.place.as_ref(), recursive)? {
+            Some(tree) => match configure(&tree, mount, source.map.as_ref()) {
                 // Before Linux 5.12 a detached tree cannot be changed.
                 Err(error) if error.os_error() == Some(Errno::ENOSYS) => {
-                    return classic::bind(mount, source, recursive, root).map(|()| None);
+                    return classic::bind(mount, path, recursive, root).map(|()| None);
                 }
                 result => result.map(|()| tree)?,
             },
-            None => return classic::bind(mount, source, recursive, root).map(|()| None),
+            None => return classic::bind(mount, path, recursive, root).map(|()| None),
         },
     };
     verify_proc(mount, &tree)?;
@@ -103,11 +88,11 @@ fn bind(
 }
 
 /// Clones a source in init's own namespaces; nothing where the kernel has no open_tree.
-fn clone_here(source: &Path, recursive: bool) -> Result<Option<OwnedFd>> {
-    match clone_path(source, recursive) {
+fn clone_here(path: &Path, place: Option<&OwnedFd>, recursive: bool) -> Result<Option<OwnedFd>> {
+    match place.map_or_else(|| clone_path(path, recursive), |place| mount::clone_tree(place, c"", recursive)) {
         Ok(tree) => Ok(Some(tree)),
         Err(Errno::ENOSYS) => Ok(None),
-        Err(errno) => Err(no_source(source, errno)),
+        Err(errno) => Err(no_source(path, errno)),
     }
 }
 
@@ -178,14 +163,12 @@ fn refused(context: &FsContext, mount: &MountPlan, what: &str, errno: Errno) -> 
 /// Attaches `tree` at the mount's destination, which is made if it does not exist.
 pub fn attach(tree: &OwnedFd, mount: &MountPlan, root: &Root) -> Result<()> {
     let place = destination(tree, mount, root)?;
-    let is_new = matches!(mount.kind, Kind::Filesystem { .. } | Kind::Cgroup { .. });
-    let propagated = if is_new { propagate(tree, mount) } else { Ok(()) };
     mount::move_mount(tree, &place).on_path("cannot attach a mount", &mount.destination)?;
-    match propagated {
-        // Before Linux 5.12 what is not attached cannot be changed.
-        Err(error) if error.os_error() == Some(Errno::ENOSYS) => classic::propagate(tree, mount),
-        result => result,
+    if matches!(mount.kind, Kind::Filesystem { .. } | Kind::Cgroup { .. }) {
+        // Not before: it has become shared if what it is attached to is.
+        set_propagation(tree, mount)?;
     }
+    Ok(())
 }
 
 /// The place for a tree: a directory for a directory, a file for anything else.
@@ -218,6 +201,19 @@ fn is_reserved(path: &Path) -> bool {
     ["/proc", "/sys", "/dev"].iter().any(|reserved| path.starts_with(reserved))
 }
 
+fn set_propagation(tree: &OwnedFd, mount: &MountPlan) -> Result<()> {
+    for propagation in &mount.propagation {
+        let attributes = MountAttr { propagation: propagation.flag, ..MountAttr::default() };
+        match mount::set_attributes(tree, propagation.recursive, &attributes) {
+            // Before Linux 5.12; and of a detached tree it changes only the top.
+            Err(Errno::ENOSYS | Errno::EINVAL) => classic::propagate(tree, *propagation),
+            result => result,
+        }
+        .on_path("cannot set the propagation of", &mount.destination)?;
+    }
+    Ok(())
+}
+
 /// The container's cgroups: the first of the ways that the kernel allows here.
 fn cgroup(mount: &MountPlan, root: &Root, cgroups: &cgroupfs::View) -> Result<()> {
     let expansion = cgroupfs::expand(mount, cgroups);
@@ -236,7 +232,7 @@ fn cgroup(mount: &MountPlan, root: &Root, cgroups: &cgroupfs::View) -> Result<()
 }
 
 fn each(mounts: &[MountPlan], root: &Root, cgroups: &cgroupfs::View) -> Result<()> {
-    mounts.iter().try_for_each(|mount| one(mount, root, None, None, cgroups).map(drop))
+    mounts.iter().try_for_each(|mount| one(mount, root, Source::default(), cgroups).map(drop))
 }
 
 /// `remount`: new attributes for the mount that is at the destination.

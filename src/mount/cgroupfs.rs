@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::symlinkat;
 
 use super::options::Attributes;
-use super::{Kind, MountPlan, Parameter};
+use super::{Kind, MountPlan, Parameter, cut_off};
 use crate::error::{Context, Result};
 use crate::safepath::{Leaf, Root};
 use crate::sys::mount::attr;
@@ -91,7 +91,11 @@ fn is_unified(mount: &MountPlan) -> bool {
 fn part(mount: &MountPlan, below: &str, kind: Kind) -> MountPlan {
     let destination = if below.is_empty() { mount.destination.clone() } else { mount.destination.join(below) };
     let recursive_attributes = Attributes::default();
-    MountPlan { destination, kind, recursive_attributes, id_map: None, copy_up: false, ..mount.clone() }
+    let mut part = MountPlan { destination, kind, recursive_attributes, id_map: None, copy_up: false, ..mount.clone() };
+    if matches!(part.kind, Kind::Bind { .. }) {
+        cut_off(&mut part.propagation, false);
+    }
+    part
 }
 
 /// Without privileges the container may have no cgroup of its own, and is in one above.

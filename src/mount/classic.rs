@@ -11,7 +11,7 @@ use nix::sys::stat::{SFlag, stat};
 use nix::sys::statvfs::statvfs;
 
 use super::attach::find;
-use super::options::{classic_flags, classic_superblock_flag};
+use super::options::{Propagation, classic_flags, classic_superblock_flag};
 use super::{MountPlan, Parameter};
 use crate::error::{Context, Error, Result};
 use crate::safepath::{Leaf, Root, descriptor_path};
@@ -34,7 +34,9 @@ pub fn bind(mount: &MountPlan, source: &Path, recursive: bool, root: &Root) -> R
     if mount.destination == Path::new("/proc") {
         crate::safepath::Procfs::new(place.try_clone().context(|| "cannot duplicate a descriptor")?)?;
     }
-    propagate(&place, mount)?;
+    for propagation in &mount.propagation {
+        propagate(&place, *propagation).on_path("cannot set the propagation of", &mount.destination)?;
+    }
     if mount.attributes.is_empty() {
         return Ok(());
     }
@@ -77,7 +79,10 @@ pub fn file_system(mount: &MountPlan, name: &CStr, parameters: &[Parameter], roo
         super::copy::tree(&below, &place).on_path("cannot copy up into the tmpfs", &mount.destination)?;
         remount(&place, flags).on_path("cannot make read-only", &mount.destination)?;
     }
-    propagate(&place, mount)
+    for propagation in &mount.propagation {
+        propagate(&place, *propagation).on_path("cannot set the propagation of", &mount.destination)?;
+    }
+    Ok(())
 }
 
 /// Changes the flags of the mount at `place`.
@@ -86,14 +91,11 @@ pub fn remount(place: &OwnedFd, flags: libc::c_ulong) -> nix::Result<()> {
     mount2(NONE, descriptor_path(place).as_str(), NONE, flags, NONE)
 }
 
-/// Sets on the mount at `place` the propagation that `mount` asks for.
-pub fn propagate(place: &OwnedFd, mount: &MountPlan) -> Result<()> {
-    mount.propagation.iter().try_for_each(|propagation| {
-        let depth = if propagation.recursive { MsFlags::MS_REC } else { MsFlags::empty() };
-        let flags = MsFlags::from_bits_retain(propagation.flag) | depth;
-        mount2(NONE, descriptor_path(place).as_str(), NONE, flags, NONE)
-            .on_path("cannot set the propagation of", &mount.destination)
-    })
+/// Changes the propagation of the mount at `place`.
+pub fn propagate(place: &OwnedFd, propagation: Propagation) -> nix::Result<()> {
+    let depth = if propagation.recursive { MsFlags::MS_REC } else { MsFlags::empty() };
+    let flags = MsFlags::from_bits_retain(propagation.flag) | depth;
+    mount2(NONE, descriptor_path(place).as_str(), NONE, flags, NONE)
 }
 
 /// The flags that a mount has now: the kernel keeps those that a remount repeats, and refuses to drop locked ones.

@@ -43,6 +43,16 @@ impl MountPlan {
         let plain = parameters.iter().all(|parameter| parameter.key.as_c_str() == c"source");
         name.as_c_str() == c"proc" && plain && self.attributes.set & attr::RDONLY == 0
     }
+
+    /// Whether it changes what is attached already, which the kernel does not allow in a detached tree. On v1 the cgroups'
+    /// directory becomes read-only at the end.
+    pub fn is_changed_in_place(&self, unified: bool) -> bool {
+        match self.kind {
+            Kind::Remount => true,
+            Kind::Cgroup { .. } => !unified,
+            Kind::Bind { .. } | Kind::Filesystem { .. } => false,
+        }
+    }
 }
 
 /// What is mounted.

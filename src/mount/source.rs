@@ -8,6 +8,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{FileStat, fstat, stat};
 
 use super::idmap::{IdMap, user_namespace};
 use super::options::Attributes;
@@ -15,29 +16,57 @@ use super::{Kind, MountPlan, attach};
 use crate::error::{Context, Error, Result, errno_name};
 use crate::sys::mount::{self, MountAttr};
 
-/// What the runtime hands to init for the mounts, by their index.
+/// What a mount needs of the host.
 #[derive(Default)]
-pub struct Sources {
-    /// Clones of bind mounts' sources; absent where init has to make them itself.
-    pub trees: Vec<Option<OwnedFd>>,
-    /// User namespaces that carry the mappings of idmapped mounts.
-    pub maps: Vec<Option<OwnedFd>>,
+pub struct Source {
+    /// A clone of a bind mount's source; absent where init has to make it itself.
+    pub tree: Option<OwnedFd>,
+    /// Where the source is, for init.
+    pub place: Option<OwnedFd>,
+    /// The user namespace that carries the mappings of an idmapped mount.
+    pub map: Option<OwnedFd>,
 }
 
 /// Opens what the mounts need of the host. Sources are cloned here (`outside`) only where init could not reach them
 /// any more; else init clones them in turn, so that mountinfo lists the mounts in config.json's order.
-pub fn open_all(mounts: &[MountPlan], outside: bool) -> Result<Sources> {
-    let mut sources = Sources::default();
+pub fn open_all(mounts: &[MountPlan], outside: bool) -> Result<Vec<Source>> {
+    let mut sources = Vec::new();
     let mut known: Vec<(&IdMap, OwnedFd)> = Vec::new();
     for mount in mounts {
         let map = mount.id_map.as_ref().map(|map| shared_namespace(&mut known, map)).transpose();
         let map = map.map_err(|error| error.pointer(pointer(mount)))?;
         let here = outside || !matches!(mount.kind, Kind::Bind { .. });
         let tree = if here { clone_source(mount, map.as_ref()) } else { Ok(None) };
-        sources.trees.push(tree.map_err(|error| error.pointer(pointer(mount)))?);
-        sources.maps.push(map);
+        let tree = tree.map_err(|error| error.pointer(pointer(mount)))?;
+        sources.push(Source { tree, place: None, map });
     }
     Ok(sources)
+}
+
+/// Opens the sources that init is to clone itself, while `/` is the host's: a `..` up to the root leads to what is mounted
+/// there, and a tree that begins there has it.
+pub fn find_all(mounts: &[MountPlan], sources: &mut [Source]) -> Result<()> {
+    let mut to_do = mounts.iter().zip(sources).filter(|(_, source)| source.tree.is_none());
+    to_do.try_for_each(|(mount, source)| find(mount, source).map_err(|error| error.pointer(pointer(mount))))
+}
+
+fn find(mount: &MountPlan, found: &mut Source) -> Result<()> {
+    let Kind::Bind { source, recursive } = &mount.kind else { return Ok(()) };
+    match c_path(source).and_then(|path| mount::open_place(&path)) {
+        // mount(2) does without; the rootfs is then not attached on the root.
+        Err(Errno::ENOSYS) => Ok(()),
+        Err(errno) => Err(no_source(source, errno)),
+        Ok(place) => {
+            let is_root = *recursive && identity(fstat(&place)) == identity(stat("/"));
+            found.tree = if is_root { clone_source(mount, found.map.as_ref())? } else { None };
+            found.place = Some(place);
+            Ok(())
+        }
+    }
+}
+
+fn identity(stat: nix::Result<FileStat>) -> Option<(u64, u64)> {
+    stat.ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
 fn shared_namespace<'a>(known: &mut Vec<(&'a IdMap, OwnedFd)>, map: &'a IdMap) -> Result<OwnedFd> {
@@ -80,8 +109,11 @@ pub fn no_source(source: &Path, errno: Errno) -> Error {
 
 /// A detached clone of the mount at a path of the caller's mount namespace.
 pub fn clone_path(path: &Path, recursive: bool) -> nix::Result<OwnedFd> {
-    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
-    mount::clone_tree(AT_FDCWD, &path, recursive)
+    mount::clone_tree(AT_FDCWD, &c_path(path)?, recursive)
+}
+
+fn c_path(path: &Path) -> nix::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)
 }
 
 /// Sets on a detached `tree` what `mount` asks: attributes, propagation, id mapping.
@@ -89,18 +121,13 @@ pub fn configure(tree: &OwnedFd, mount: &MountPlan, map: Option<&OwnedFd>) -> Re
     if let (Some(map), Some(plan)) = (map, &mount.id_map) {
         mount::set_id_map(tree, plan.recursive, map.as_fd()).map_err(|errno| idmap_refused(mount, errno))?;
     }
-    propagate(tree, mount)?;
-    set(tree, mount, mount.attributes, false)?;
-    set(tree, mount, mount.recursive_attributes, true)
-}
-
-/// Sets on a detached `tree` the propagation that `mount` asks for.
-pub fn propagate(tree: &OwnedFd, mount: &MountPlan) -> Result<()> {
-    mount.propagation.iter().try_for_each(|propagation| {
+    for propagation in &mount.propagation {
         let attributes = MountAttr { propagation: propagation.flag, ..MountAttr::default() };
         mount::set_attributes(tree, propagation.recursive, &attributes)
-            .on_path("cannot set the propagation of", &mount.destination)
-    })
+            .on_path("cannot set the propagation of", &mount.destination)?;
+    }
+    set(tree, mount, mount.attributes, false)?;
+    set(tree, mount, mount.recursive_attributes, true)
 }
 
 fn set(tree: &OwnedFd, mount: &MountPlan, attributes: Attributes, recursive: bool) -> Result<()> {

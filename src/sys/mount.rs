@@ -79,6 +79,15 @@ pub fn clone_tree(directory: impl AsFd, path: &CStr, recursive: bool) -> nix::Re
     unless_filtered(descriptor(call(directory, flags)), || call(directory, libc::c_uint::MAX))
 }
 
+/// Opens `path` as a place (`O_PATH`); what an automounter has there is mounted.
+pub fn open_place(path: &CStr) -> nix::Result<OwnedFd> {
+    let call = |flags: libc::c_uint| {
+        // SAFETY: the path is NUL-terminated and outlives the call.
+        unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) }
+    };
+    unless_filtered(descriptor(call(OPEN_TREE_CLOEXEC)), || call(libc::c_uint::MAX))
+}
+
 /// Attaches the detached mount `from` on top of `to`, both by descriptor.
 pub fn move_mount(from: impl AsFd, to: impl AsFd) -> nix::Result<()> {
     let (from, to) = (from.as_fd().as_raw_fd(), to.as_fd().as_raw_fd());

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::harness::{Bundle, Host, View, hierarchies, is_alive, skip, wait_until};
+use crate::support::{give, mount_at, user_namespace};
 
 /// The cgroups of a process, by its `/proc/PID/cgroup`: the paths, without hierarchies that a view hides.
 fn paths_of(pid: i32) -> Vec<String> {
@@ -254,6 +255,20 @@ fn what_is_deleted_has_ended_though_no_cgroup_tells() {
     assert!(!is_alive(pid));
 }
 
+#[test]
+fn what_a_container_mounts_over_its_cgroup_is_not_mounted_on_the_host() {
+    let host = Host::new();
+    for options in [vec!["ro"], vec!["rslave"], vec!["shared", "ro"]] {
+        let mut bundle = host.bundle();
+        bundle.share("cgroup").config["mounts"].as_array_mut().unwrap().retain(|mount| mount["type"] != "cgroup");
+        bundle.mount("/sys/fs/cgroup", "cgroup", "cgroup", &options);
+        give(&mut bundle, &["CAP_SYS_ADMIN"]);
+        bundle.args(&["/bin/busybox", "mount", "-t", "tmpfs", "inside", place()]).run().ok();
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!table.contains(" inside "), "{options:?}: {table}");
+    }
+}
+
 /// What the container sees below /sys/fs/cgroup where the hierarchy with `pids` is.
 fn place() -> &'static str {
     if View::current().is_v2() { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/pids" }
@@ -358,7 +373,7 @@ fn the_cgroup_of_a_container_that_may_write_to_it_is_its_users() {
     let owner = |path: &Path| fs::metadata(path).unwrap().uid();
     let host = Host::new();
     let mut bundle = host.bundle();
-    crate::support::user_namespace(&mut bundle, 100_000);
+    user_namespace(&mut bundle, 100_000);
     bundle.config["process"]["user"] = json!({"uid": 7, "gid": 7});
     bundle.args(&["/bin/sleep", "100"]);
     for (writable, uid) in [(false, 0), (true, 100_007)] {
@@ -392,7 +407,7 @@ fn cgroup2_is_mounted_where_it_is_asked_for_by_name() {
             bundle.share("cgroup");
         }
         let mounts = bundle.probe(&["mounts"]);
-        let mount = crate::support::mount_at(&mounts, "/tmp").unwrap();
+        let mount = mount_at(&mounts, "/tmp").unwrap();
         assert_eq!(mount["fsType"], "cgroup2", "{namespace}: {mount}");
         if View::current() != View::V1 {
             assert_eq!(bundle.script("exec cat /tmp/cgroup.procs").run().ok().stdout, "1\n", "{namespace}");

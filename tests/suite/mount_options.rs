@@ -211,3 +211,16 @@ fn what_a_container_mounts_in_a_shared_tree_is_not_mounted_on_the_host() {
         }
     }
 }
+
+#[test]
+fn a_file_system_in_a_shared_tree_has_the_propagation_that_it_asks_for() {
+    let host = Host::new();
+    let tree = Tree::new(&host);
+    for (option, expected) in [("rprivate", (false, false)), ("unbindable", (false, true)), ("shared", (true, false))] {
+        let mut bundle = host.bundle();
+        bundle.mount("/data", "bind", &tree.0, &["rbind", "rshared"]).mount("/data/sub", "tmpfs", "inside", &[option]);
+        let report = bundle.probe(&["mounts"]);
+        let mount = mount_at(&report, "/data/sub").unwrap();
+        assert_eq!((mount["source"].as_str(), propagation(mount)), (Some("inside"), expected), "{option}");
+    }
+}

@@ -49,6 +49,33 @@ fn sources_are_relative_to_the_bundle_and_destinations_to_the_root() {
 }
 
 #[test]
+fn the_hosts_root_as_a_volume_is_the_hosts() {
+    let host = Host::new();
+    let file = source(&host).join("file");
+    for options in [["rbind", "rslave"], ["rbind", "ro"], ["bind", "ro"]] {
+        for root in ["/", "/tmp/.."] {
+            let mut bundle = host.bundle();
+            bundle.mount("/host", "bind", root, &options);
+            let script =
+                format!("! test -e /host/bin/probe && {{ test -e /host{} || test $0 = bind; }}", file.display());
+            bundle.args(&["/bin/sh", "-c", &script, options[0]]).run().ok();
+        }
+    }
+}
+
+#[test]
+fn a_source_is_the_hosts_though_its_path_leads_through_the_root() {
+    let host = Host::new();
+    let source = source(&host);
+    let link = host.temp.join("link");
+    symlink(Path::new("../../../../..").join(source.strip_prefix("/").unwrap()), &link).unwrap();
+    let mut bundle = host.bundle();
+    bundle.mount("/one", "bind", Path::new("/usr/..").join(source.strip_prefix("/").unwrap()), &["rbind"]);
+    bundle.mount("/two", "bind", link.join("file"), &["bind"]);
+    assert_eq!(bundle.script("cat /one/file /two").run().ok().stdout, "contentcontent");
+}
+
+#[test]
 fn mounts_are_made_in_the_order_listed() {
     let host = Host::new();
     let source = source(&host);

@@ -85,7 +85,6 @@ pub fn user_namespace(bundle: &mut Bundle<'_>, first: u32) {
 }
 
 /// Gives the process these capabilities and no others.
-/// Gives the process these capabilities and no others.
 pub fn give(bundle: &mut Bundle<'_>, capabilities: &[&str]) {
     for set in ["bounding", "effective", "permitted"] {
         bundle.config["process"]["capabilities"][set] = json!(capabilities);

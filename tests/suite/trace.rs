@@ -54,7 +54,7 @@ fn a_run_is_traced_from_begin_to_end() {
         assert!(runtime.contains(&name), "{name} is not in {runtime:?}");
     }
     let init = of("init", &steps);
-    assert_eq!(init[..4], ["begin", "namespaces", "rootfs", "mounts"]);
+    assert_eq!(init[..4], ["begin", "namespaces", "sources", "rootfs"]);
     assert!(init.contains(&"pivot") && init.contains(&"process"), "{init:?}");
     let at = |name: &str, process: &str| steps.iter().find(|step| step.0 == name && step.1 == process).unwrap();
     assert!(at("mounts", "init").2 >= at("cgroup", "runtime").2);
