@@ -21,8 +21,8 @@ fuzz_target!(|data: &str| {
     assert!(parsed.data.iter().all(|data| rest.contains(data)), "data comes from the options");
     mount.set_options(Some(rest));
     let map = IdMap::new(&[], &[]);
-    for (mount_label, container_map) in [("", None), ("system_u:object_r:x", Some(&map))] {
-        let around = Surroundings { bundle: Path::new("/tmp"), mount_label, container_map };
+    for (mount_label, container_map, is_shared) in [("", None, false), ("system_u:object_r:x", Some(&map), true)] {
+        let around = Surroundings { bundle: Path::new("/tmp"), mount_label, container_map, is_shared };
         kelson_fuzz::show(&plan(0, &mount, &around));
     }
 });
