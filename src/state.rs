@@ -160,9 +160,9 @@ impl Init {
         stat(self.pid).ok().flatten().filter(is_same).is_some_and(|stat| stat.flags & FORKED_BUT_NOT_EXECUTED != 0)
     }
 
-    /// Whether the process is ending, and waits for other processes to.
+    /// Whether the process is ending, and waits for other processes to: idly in newer kernels.
     pub fn waits_to_end(self) -> bool {
-        self.look().is_some_and(|stat| stat.flags & EXITING != 0 && stat.state == 'S')
+        self.look().is_some_and(|stat| stat.flags & EXITING != 0 && matches!(stat.state, 'S' | 'I'))
     }
 
     /// Whether the process is there and not a zombie.
