@@ -150,7 +150,16 @@ fn attach_tree(plan: &RootfsPlan, tree: impl AsFd) -> Result<()> {
 fn attach_classic(plan: &RootfsPlan) -> Result<Root> {
     mount2(Some(&plan.path), &plan.path, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)
         .on_path("cannot bind mount the rootfs", &plan.path)?;
-    open(&plan.path, OFlag::O_PATH | OFlag::O_DIRECTORY).on_path("cannot open the rootfs", &plan.path).map(Root::new)
+    let root = open(&plan.path, OFlag::O_PATH | OFlag::O_DIRECTORY).on_path("cannot open the rootfs", &plan.path)?;
+    if plan.own_mounts && plan.place() != plan.path {
+        move_to_top(&plan.path)?;
+    }
+    Ok(Root::new(root))
+}
+
+/// Moves the rootfs onto the root of the mount namespace.
+fn move_to_top(path: &Path) -> Result<()> {
+    mount2(Some(path), "/", NONE, MsFlags::MS_MOVE, NONE).on_path("cannot move the rootfs onto the root", path)
 }
 
 /// Makes the rootfs `/`, and drops everything of the host. A detached one comes into the empty mount namespace that the
@@ -169,17 +178,25 @@ pub fn enter(plan: &RootfsPlan, root: &Root) -> Result<()> {
         for path in ["/proc", "/sys"] {
             let _ = umount2(path, MntFlags::MNT_DETACH);
         }
+        // One who may call chroot(2) gets out of a root that is not on top of the mount namespace.
+        if plan.is_seen_by_hooks {
+            move_to_top(Path::new("."))?;
+        }
         return chroot(".").context(|| "cannot change the root");
     }
+    let host = plan.is_shared().then(|| open("/", OFlag::O_PATH | OFlag::O_DIRECTORY)).transpose();
+    let host = host.context(|| "cannot open the host's root")?;
     pivot_root(".", ".").map_err(|errno| {
         Error::new("cannot pivot into the rootfs")
             .path(&plan.path)
             .errno(errno)
             .hint("where the host runs from a ramdisk, --no-pivot is needed")
     })?;
-    // The old root now lies on top of the new one, and is the current directory.
-    if plan.is_shared() {
-        mount2(NONE, ".", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
+    // The old root now lies on top of the new one, which is the current directory: umount2(2) goes to the top, mount(2)
+    // does not.
+    if let Some(host) = host {
+        fchdir(host)
+            .and_then(|()| mount2(NONE, ".", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE))
             .context(|| "cannot cut the host's mounts off before they are unmounted here")?;
     }
     umount2(".", MntFlags::MNT_DETACH).context(|| "cannot unmount the host's file systems")?;

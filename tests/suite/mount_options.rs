@@ -224,3 +224,30 @@ fn a_file_system_in_a_shared_tree_has_the_propagation_that_it_asks_for() {
         assert_eq!((mount["source"].as_str(), propagation(mount)), (Some("inside"), expected), "{option}");
     }
 }
+
+#[test]
+fn mounts_travel_both_ways_where_the_root_and_the_volume_are_shared() {
+    let host = Host::new();
+    let tree = Tree::new(&host);
+    mount(NONE, &tree.0, NONE, MsFlags::MS_SHARED, NONE).unwrap();
+    for place in ["of-host", "of-container"] {
+        fs::create_dir(tree.0.join(place)).unwrap();
+    }
+    let mut bundle = host.bundle();
+    bundle.config["linux"]["rootfsPropagation"] = "rshared".into();
+    bundle.mount("/data", "bind", &tree.0, &["rbind", "rshared"]);
+    give(&mut bundle, &["CAP_SYS_ADMIN"]);
+    bundle.script("test -e /data/of-host/file && exec busybox mount -t tmpfs inside /data/of-container");
+    bundle.create().ok();
+    mount(Some("outside"), &tree.0.join("of-host"), Some("tmpfs"), MsFlags::empty(), NONE).unwrap();
+    fs::write(tree.0.join("of-host/file"), "").unwrap();
+    let pid = bundle.pid();
+    bundle.start().ok();
+    assert_eq!(host.reap(pid), 0);
+    bundle.delete_by_force();
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(table.contains(" inside ") && table.contains(" below "), "{table}");
+    for place in ["of-host", "of-container"] {
+        umount2(&tree.0.join(place), MntFlags::MNT_DETACH).unwrap();
+    }
+}

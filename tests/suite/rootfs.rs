@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use serde_json::{Value, json};
 
 use crate::harness::Host;
-use crate::support::{fails_at, has_all, mount_at, stat, user_namespace};
+use crate::support::{fails_at, give, has_all, mount_at, stat, user_namespace};
 
 #[test]
 fn the_root_is_the_rootfs_by_a_relative_or_absolute_path() {
@@ -64,6 +64,25 @@ fn nothing_of_the_host_is_mounted_in_the_container() {
         let root = mount_at(&report, "/").unwrap();
         assert!(root["root"].as_str().unwrap().ends_with("/rootfs"), "{root}");
         assert_eq!(report["cwd"], "/");
+    }
+}
+
+#[test]
+fn no_root_can_be_left_by_chroot() {
+    let host = Host::new();
+    for flags in [vec![], vec!["--no-pivot".to_owned()]] {
+        for hooks in [json!({}), json!({"createRuntime": [{"path": "/bin/true"}]})] {
+            let mut bundle = host.bundle();
+            let jail = bundle.rootfs.join("jail/bin");
+            fs::create_dir_all(&jail).unwrap();
+            fs::copy(bundle.rootfs.join("bin/busybox"), jail.join("sh")).unwrap();
+            bundle.flags.clone_from(&flags);
+            bundle.config["hooks"] = hooks;
+            give(&mut bundle, &["CAP_SYS_CHROOT"]);
+            let script = "cd ../../../../../../../../..; test -e ./bin/probe && echo inside";
+            bundle.args(&["/bin/busybox", "nsenter", "-r/jail", "-w/", "/bin/sh", "-c", script]);
+            assert_eq!(bundle.run().ok().stdout, "inside\n", "{flags:?}");
+        }
     }
 }
 
