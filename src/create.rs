@@ -74,7 +74,8 @@ pub fn create(store: &Store, request: &Request) -> Result<Created> {
     if request.manager.is_some() {
         notify::add_to(&mut spec, &store.directory(&request.id))?;
     }
-    let plan = plan::plan(&spec, &request.id, &bundle, &request.settings)?;
+    let mut plan = plan::plan(&spec, &request.id, &bundle, &request.settings)?;
+    plan.rootfs.is_detached = plan.rootfs.is_detached && rootfs::can_be_detached();
     let has_terminal = plan.process.as_ref().is_some_and(|process| process.terminal);
     let (terminal, console) = tty::console(has_terminal, request.console_socket.as_deref(), request.detached)?;
     interrupt::catch();

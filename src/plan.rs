@@ -18,8 +18,6 @@ use crate::process::{self, ProcessPlan};
 use crate::rdt::{self, RdtPlan};
 use crate::rootfs::{self, RootfsPlan};
 use crate::spec::Spec;
-use crate::sys::mount::has_empty_namespaces;
-use crate::sys::process::capabilities;
 use crate::sysctl::{self, Sysctl};
 
 /// What the command line adds to config.json.
@@ -89,8 +87,7 @@ pub fn plan(spec: &Spec, id: &str, bundle: &Path, settings: &Settings) -> Result
     rootfs.is_seen_by_hooks = own_mounts && hooks.are_needed_by_init();
     let is_changed = |mount: &MountPlan| mount.is_changed_in_place(cgroup.layout.unified);
     rootfs.is_detached = own_mounts
-        && !(rootfs.is_seen_by_hooks || rootfs.is_shared() || namespaces.has_user() || mounts.iter().any(is_changed))
-        && can_detach();
+        && !(rootfs.is_seen_by_hooks || rootfs.is_shared() || namespaces.has_user() || mounts.iter().any(is_changed));
     Ok(Plan {
         rootfs,
         devices: (!mounts.iter().any(host_dev)).then_some(devices),
@@ -176,12 +173,6 @@ fn check_names(spec: &Spec, own_uts: impl Fn() -> bool) -> Result<()> {
 
 fn plan_mounts(spec: &Spec, around: &mount::Surroundings) -> Result<Vec<MountPlan>> {
     spec.mounts.iter().enumerate().map(|(index, entry)| mount::plan(index, entry, around)).collect()
-}
-
-/// Whether the kernel lets this process put a rootfs together detached, and enter it where there is nothing to pivot.
-fn can_detach() -> bool {
-    const CHROOT: u64 = 1 << 18;
-    has_empty_namespaces() && capabilities().is_ok_and(|sets| sets.effective & CHROOT != 0)
 }
 
 fn plan_rootfs(spec: &Spec, bundle: &Path, settings: &Settings, own_mounts: bool) -> Result<RootfsPlan> {

@@ -15,6 +15,7 @@ use crate::error::{Context, Error, Result};
 use crate::safepath::{Root, descriptor_path, file_type};
 use crate::sys::fs::open;
 use crate::sys::mount::{self, FsContext, MountAttr, attr};
+use crate::sys::process::capabilities;
 
 const NONE: Option<&str> = None;
 /// How long writers inside may keep the root from becoming read-only.
@@ -36,7 +37,8 @@ pub struct RootfsPlan {
     /// Whether hooks look for the rootfs, with what is mounted in it, at its own path.
     pub is_seen_by_hooks: bool,
     /// Whether it is put together detached from everything, and init enters a mount namespace that has nothing else
-    /// (Linux 7.1). The host's mounts are not copied then, whose number is of no concern, and are never in reach.
+    /// (Linux 7.1, see [`can_be_detached`]). The host's mounts are not copied then, whose number is of no concern, and are
+    /// never in reach.
     pub is_detached: bool,
     /// `--no-pivot`: for a host whose own root is a ramdisk, which cannot be pivoted away.
     pub no_pivot: bool,
@@ -73,6 +75,12 @@ pub fn detach(path: &Path, id: u64) {
     if id != 0 && open(path, flags).is_ok_and(|place| mount_id(place) == id) {
         let _ = umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
     }
+}
+
+/// Whether the kernel lets this process put a rootfs together detached, and enter it where there is nothing to pivot.
+pub fn can_be_detached() -> bool {
+    const CHROOT: u64 = 1 << 18;
+    mount::has_empty_namespaces() && capabilities().is_ok_and(|sets| sets.effective & CHROOT != 0)
 }
 
 /// Clones the rootfs for the container, before its process exists; nothing where init has to do it itself.
