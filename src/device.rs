@@ -13,7 +13,7 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
 use crate::error::{Context, Error, Result};
 use crate::safepath::{Leaf, Root, exists_at, file_type};
 use crate::spec::Device;
-use crate::sys::mount::{self, MountAttr};
+use crate::sys::mount;
 
 /// One device node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,7 +170,7 @@ fn bind_from_host(device: &DevicePlan, root: &Root) -> Result<()> {
 
 /// What the container mounts over a device must not cover the host's.
 fn cut_off(tree: &OwnedFd) -> nix::Result<()> {
-    match mount::set_attributes(tree, false, &MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() }) {
+    match mount::set_propagation(tree, false, libc::MS_PRIVATE) {
         // Before Linux 5.12, where the whole mount namespace is cut off.
         Err(Errno::ENOSYS) => Ok(()),
         result => result,

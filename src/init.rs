@@ -16,7 +16,6 @@ use crate::mount::attach;
 use crate::mount::source::{self, Source};
 use crate::plan::Plan;
 use crate::process::ProcessPlan;
-use crate::rootfs::Places;
 use crate::safepath::{Leaf, Procfs, Root};
 use crate::state::{Init, State, Status};
 use crate::sys::mount::{FsContext, UNSHARE_EMPTY};
@@ -82,10 +81,10 @@ fn story(plan: &Plan, inherited: &mut Inherited) -> Result<Infallible> {
     hook::run_all("createContainer", &plan.hooks.create_container, &creating)?;
     let procfs = step("procfs", own_procfs(plan, mounted.procfs))?;
     step("sysctl", sysctl::apply(&plan.sysctls, procfs.as_ref().unwrap_or(&inherited.host_procfs)))?;
-    step("restrictions", rootfs::restrict(&plan.rootfs, &Places { root: &root, mounts: &mounted.reserved }))?;
+    step("restrictions", rootfs::restrict(&plan.rootfs, &mounted.places))?;
     step("pivot", enter_rootfs(plan, &root))?;
     step("process", make_directory(plan, &root))?;
-    step("root", rootfs::finish(&plan.rootfs, &root))?;
+    step("root", rootfs::finish(&plan.rootfs, &root, &mounted.read_only))?;
     step("streams", tty::use_own_null())?;
     step("hostname", set_names(plan))?;
     if let Some(terminal) = &terminal {

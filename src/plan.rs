@@ -85,9 +85,9 @@ pub fn plan(spec: &Spec, id: &str, bundle: &Path, settings: &Settings) -> Result
     let hooks = hook::plan(spec.hooks.as_ref())?;
     let own_mounts = namespaces.has_new(libc::CLONE_NEWNS as u64);
     rootfs.is_seen_by_hooks = own_mounts && hooks.are_needed_by_init();
-    let is_changed = |mount: &MountPlan| mount.is_changed_in_place(cgroup.layout.unified);
     rootfs.is_detached = own_mounts
-        && !(rootfs.is_seen_by_hooks || rootfs.is_shared() || namespaces.has_user() || mounts.iter().any(is_changed));
+        && !(rootfs.is_seen_by_hooks || rootfs.is_shared() || namespaces.has_user())
+        && !mounts.iter().any(MountPlan::is_made_in_place);
     Ok(Plan {
         rootfs,
         devices: (!mounts.iter().any(host_dev)).then_some(devices),

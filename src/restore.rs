@@ -26,12 +26,12 @@ use crate::mount::source::clone_path;
 use crate::mount::{Kind, MountPlan, attach, cgroupfs};
 use crate::plan::{self, Plan, Settings};
 use crate::rootfs::{self, RootfsPlan};
-use crate::safepath::{Leaf, Root, descriptor_path};
+use crate::safepath::{Leaf, Places, Root, descriptor_path};
 use crate::spec::Spec;
 use crate::state::{Container, Init, State, Status, Store};
 use crate::sys::fs::{canonical, open};
 use crate::sys::interrupt::{self, Awaited};
-use crate::sys::mount::{MountAttr, set_attributes};
+use crate::sys::mount::set_propagation;
 use crate::sys::process::{CLONE_NEWTIME, inherited};
 use crate::trace::step;
 use crate::wire::{Wire, send_descriptors};
@@ -276,27 +276,34 @@ fn place(mount: &MountPlan, plan: &Plan, root: &Root) -> Result<Vec<Bind>> {
             let source = canonical(source).on_path("cannot find the source of a bind mount", source)?;
             Ok(vec![Bind { place, source, recursive: *recursive }])
         }
-        Kind::Filesystem { .. } if !is_made_by_criu => attach::find(mount, root, Leaf::Directory).map(|_| Vec::new()),
-        Kind::Cgroup { .. } if !plan.cgroup_view.namespaced => {
-            let expansion = cgroupfs::expand(mount, &plan.cgroup_view);
-            let parts = expansion.ways.into_iter().flatten();
-            Ok(parts
-                .filter_map(|part| match part.kind {
-                    Kind::Bind { source, recursive } => Some(Bind { place: part.destination, source, recursive }),
-                    _ => None,
-                })
-                .collect())
+        Kind::Filesystem { .. } if !is_made_by_criu => {
+            attach::find(mount, &Places::new(root), Leaf::Directory).map(|_| Vec::new())
         }
+        Kind::Cgroup { .. } if !plan.cgroup_view.namespaced => Ok(host_cgroups(mount, plan)),
         _ => Ok(Vec::new()),
     }
+}
+
+/// What a container without a cgroup namespace sees of the host's cgroups.
+fn host_cgroups(mount: &MountPlan, plan: &Plan) -> Vec<Bind> {
+    let unified = plan.cgroup.layout.hierarchies.iter().find(|hierarchy| hierarchy.is_unified());
+    let parts = cgroupfs::expand(mount, &plan.cgroup_view).into_iter().next().into_iter().flatten();
+    let bind = |part: MountPlan| {
+        let (source, recursive) = match part.kind {
+            Kind::Bind { source, recursive } => (source, recursive),
+            Kind::Filesystem { name, .. } if name.as_c_str() == c"cgroup2" => (unified?.mount_point.clone(), false),
+            _ => return None,
+        };
+        Some(Bind { place: part.destination, source, recursive })
+    };
+    parts.filter_map(bind).collect()
 }
 
 /// Mounts a bind mount; its place in the container, without symbolic links.
 fn bind(mount: &MountPlan, source: &Path, recursive: bool, root: &Root) -> Result<PathBuf> {
     let tree = clone_path(source, recursive).on_path("cannot open the source of a bind mount", source)?;
-    let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
-    set_attributes(&tree, true, &private).on_path("cannot cut off from the host", source)?;
-    attach::attach(&tree, mount, root)?;
+    set_propagation(&tree, true, libc::MS_PRIVATE).on_path("cannot cut off from the host", source)?;
+    attach::attach(&tree, mount, &Places::new(root))?;
     let link = |place: &dyn std::os::fd::AsFd| fs::read_link(descriptor_path(place.as_fd()));
     let (place, top) = (link(&tree), link(root));
     let path = place.and_then(|place| Ok((place, top?))).on_path("cannot tell the place of", &mount.destination)?;

@@ -1,7 +1,7 @@
 //! The container's root: made from the rootfs, restricted, and entered.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use nix::sys::stat::{Mode, SFlag, fstat, mkdirat, mknodat};
 use nix::unistd::{chroot, fchdir, pivot_root};
 
 use crate::error::{Context, Error, Result};
-use crate::safepath::{Root, descriptor_path, file_type};
+use crate::safepath::{Places, Root, descriptor_path, file_type};
 use crate::sys::fs::open;
 use crate::sys::mount::{self, FsContext, MountAttr, attr};
 use crate::sys::process::capabilities;
@@ -100,7 +100,7 @@ fn clone_private(plan: &RootfsPlan) -> nix::Result<OwnedFd> {
         Some((flag, _)) if flag == libc::MS_SHARED || flag == libc::MS_SLAVE => libc::MS_SLAVE,
         _ => libc::MS_PRIVATE,
     };
-    mount::set_attributes(&tree, true, &MountAttr { propagation, ..MountAttr::default() })?;
+    mount::set_propagation(&tree, true, propagation)?;
     Ok(tree)
 }
 
@@ -159,7 +159,7 @@ fn attach_classic(plan: &RootfsPlan) -> Result<Root> {
     mount2(Some(&plan.path), &plan.path, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)
         .on_path("cannot bind mount the rootfs", &plan.path)?;
     let root = open(&plan.path, OFlag::O_PATH | OFlag::O_DIRECTORY).on_path("cannot open the rootfs", &plan.path)?;
-    if plan.own_mounts && plan.place() != plan.path {
+    if plan.place() != plan.path {
         move_to_top(&plan.path)?;
     }
     Ok(Root::new(root))
@@ -211,40 +211,34 @@ pub fn enter(plan: &RootfsPlan, root: &Root) -> Result<()> {
     nix::unistd::chdir("/").context(|| "cannot enter the new root")
 }
 
-/// Sets what concerns the root itself, last: until then mount points are made in it.
-pub fn finish(plan: &RootfsPlan, root: &Root) -> Result<()> {
+/// Sets what concerns the root itself, last: until then mount points are made in it, and in the mounts that become
+/// read-only `late`.
+pub fn finish(plan: &RootfsPlan, root: &Root, late: &[(String, OwnedFd)]) -> Result<()> {
     if let Some((propagation, recursive)) = plan.propagation.filter(|_| plan.own_mounts) {
         let flags = MsFlags::from_bits_retain(propagation) | if recursive { MsFlags::MS_REC } else { MsFlags::empty() };
         mount2(NONE, "/", NONE, flags, NONE)
             .context(|| "cannot set the propagation of the root")
             .map_err(|error| error.pointer("/linux/rootfsPropagation"))?;
     }
-    if !plan.readonly {
-        return Ok(());
+    for (pointer, mount) in late {
+        make_read_only(mount).context(|| "cannot make a mount read-only").map_err(|error| error.pointer(pointer))?;
     }
-    let mut result = make_root_read_only(root);
-    // What a hook has left may be at work in there: the access time of what it reads is written, too.
+    if plan.readonly {
+        let made = make_read_only(root).context(|| "cannot make the root read-only");
+        made.map_err(|error| error.pointer("/root/readonly"))?;
+    }
+    Ok(())
+}
+
+/// What a hook has left may be at work in there: the access time of what it reads is written, too.
+fn make_read_only(mount: impl AsFd) -> nix::Result<()> {
     let deadline = Instant::now() + WRITERS;
-    while result == Err(Errno::EBUSY) && Instant::now() < deadline {
-        sleep(Duration::from_millis(1));
-        result = make_root_read_only(root);
+    loop {
+        match mount::make_read_only(&mount) {
+            Err(Errno::EBUSY) if Instant::now() < deadline => sleep(Duration::from_millis(1)),
+            result => return result,
+        }
     }
-    result.context(|| "cannot make the root read-only").map_err(|error| error.pointer("/root/readonly"))
-}
-
-fn make_root_read_only(root: &Root) -> nix::Result<()> {
-    match mount::set_attributes(root, false, &MountAttr { set: attr::RDONLY, ..MountAttr::default() }) {
-        Err(Errno::ENOSYS) => mount2(NONE, "/", NONE, remount_read_only("/"), NONE),
-        result => result,
-    }
-}
-
-/// Flags that add read-only to a mount and repeat what it has, which may be locked.
-fn remount_read_only(path: &str) -> MsFlags {
-    let kept =
-        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME | MsFlags::MS_NODIRATIME;
-    let now = nix::sys::statvfs::statvfs(path).map_or(0, |stat| stat.flags().bits());
-    MsFlags::from_bits_truncate(now) & kept | MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY
 }
 
 /// Empties that cover masked paths: inodes of our own, since the container's `/dev/null` may be anything
@@ -279,26 +273,6 @@ impl Masks {
     }
 }
 
-/// Where paths are looked for that are to be restricted: in `mounts`, which have these paths, wherever their places are
-/// by now. One who can swap directories of the rootfs meanwhile would else have the restrictions miss their files.
-pub struct Places<'a> {
-    pub root: &'a Root,
-    pub mounts: &'a [(PathBuf, Root)],
-}
-
-impl Places<'_> {
-    fn open(&self, path: &Path) -> nix::Result<OwnedFd> {
-        // The last is on top.
-        for (place, tree) in self.mounts.iter().rev() {
-            let below = path.strip_prefix(place).ok();
-            if let Some(below) = below.filter(|below| !below.components().any(|name| name == Component::ParentDir)) {
-                return tree.open(if below.as_os_str().is_empty() { Path::new(".") } else { below });
-            }
-        }
-        self.root.open(path)
-    }
-}
-
 /// Covers the masked paths and makes the read-only ones so. What does not exist needs neither.
 pub fn restrict(plan: &RootfsPlan, places: &Places) -> Result<()> {
     if !plan.masked.is_empty() {
@@ -312,7 +286,7 @@ pub fn restrict(plan: &RootfsPlan, places: &Places) -> Result<()> {
         }
     }
     for (index, path) in plan.readonly_paths.iter().enumerate() {
-        make_read_only(path, places).map_err(|error| error.pointer(format!("/linux/readonlyPaths/{index}")))?;
+        cover_read_only(path, places).map_err(|error| error.pointer(format!("/linux/readonlyPaths/{index}")))?;
     }
     Ok(())
 }
@@ -346,7 +320,7 @@ fn mask_classic(place: &OwnedFd, is_directory: bool) -> nix::Result<()> {
     mount2(Some("/dev/null"), target.as_str(), NONE, MsFlags::MS_BIND, NONE)
 }
 
-fn make_read_only(path: &Path, places: &Places) -> Result<()> {
+fn cover_read_only(path: &Path, places: &Places) -> Result<()> {
     let Some(place) = find(path, places)? else { return Ok(()) };
     let read_only = MountAttr { set: attr::RDONLY, ..MountAttr::default() };
     let covered = mount::clone_tree(place.as_fd(), c"", true).and_then(|tree| {
@@ -360,7 +334,7 @@ fn make_read_only(path: &Path, places: &Places) -> Result<()> {
                 |()| {
                     let top = places.open(path)?;
                     let top = descriptor_path(&top);
-                    mount2(NONE, top.as_str(), NONE, remount_read_only(&top), NONE)
+                    mount2(NONE, top.as_str(), NONE, mount::remount_read_only(&top), NONE)
                 },
             )
         }

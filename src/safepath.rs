@@ -4,8 +4,11 @@
 //! refused (CVE-2021-30465, CVE-2024-45310, CVE-2025-31133). [`Procfs`] writes to files of a procfs that is
 //! known to be one, and never to something mounted over it (CVE-2019-16884, CVE-2025-52881).
 
+mod places;
+
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
@@ -17,6 +20,8 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat, mknodat};
 use crate::error::{Context, Error, Result};
 use crate::sys;
 use crate::sys::fs::openat2;
+
+pub use places::Places;
 
 /// How many symbolic links one resolution may follow, as in the kernel.
 const MAX_LINKS: usize = 40;
@@ -303,7 +308,7 @@ pub fn read_small_file(root: &Root, path: &Path, limit: usize) -> Option<Vec<u8>
         return None;
     }
     let mut bytes = Vec::with_capacity(stat.st_size as usize);
-    std::io::Read::read_to_end(&mut std::io::Read::take(std::fs::File::from(file), limit as u64), &mut bytes).ok()?;
+    io::Read::read_to_end(&mut io::Read::take(std::fs::File::from(file), limit as u64), &mut bytes).ok()?;
     Some(bytes)
 }
 

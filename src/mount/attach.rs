@@ -2,89 +2,99 @@
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::stat::{SFlag, fstat};
 
 use super::options::{Attributes, classic_flags};
-use super::source::{Source, clone_path, configure, no_source};
-use super::{Kind, MountPlan, Parameter, cgroupfs, classic};
+use super::source::{Source, clone_path, configure, no_source, pointer};
+use super::{Kind, MountPlan, Parameter, cgroupfs, classic, copy, inside_proc};
 use crate::error::{Context, Error, Result};
-use crate::safepath::{Leaf, Procfs, Root, file_type};
+use crate::safepath::{Leaf, Places, Procfs, Root, file_type};
 use crate::sys;
-use crate::sys::mount::{self, FsContext, MountAttr, attr};
+use crate::sys::mount::{self, FsContext, MountAttr};
 
-/// What mounting leaves for the steps after it.
-#[derive(Default)]
-pub struct Mounted {
+/// What was mounted, and what mounting leaves for the steps after it.
+pub struct Mounted<'a> {
+    pub places: Places<'a>,
     /// The container's own procfs, if one was mounted on /proc.
     pub procfs: Option<Procfs>,
-    /// What was mounted on /proc and /sys, with these paths, in the order in which it was.
-    pub reserved: Vec<(PathBuf, Root)>,
-}
-
-impl Mounted {
-    fn add(&mut self, mount: &MountPlan, tree: OwnedFd) -> Result<()> {
-        let is_at = |path: &str| mount.destination == Path::new(path);
-        if is_at("/proc") && mount.is_plain_procfs() {
-            self.procfs = Some(Procfs::new(tree.try_clone().context(|| "cannot duplicate a descriptor")?)?);
-        }
-        if is_at("/proc") || is_at("/sys") {
-            self.reserved.push((mount.destination.clone(), Root::new(tree)));
-        }
-        Ok(())
-    }
+    /// Mounts that are to become read-only when nothing is made in them any more, with their pointers.
+    pub read_only: Vec<(String, OwnedFd)>,
 }
 
 /// Makes every mount, in the order of config.json.
-pub fn all(mounts: &[MountPlan], root: &Root, sources: Vec<Source>, cgroups: &cgroupfs::View) -> Result<Mounted> {
-    let mut mounted = Mounted::default();
+pub fn all<'a>(
+    mounts: &[MountPlan],
+    root: &'a Root,
+    sources: Vec<Source>,
+    cgroups: &cgroupfs::View,
+) -> Result<Mounted<'a>> {
+    let mut mounted = Mounted { places: Places::new(root), procfs: None, read_only: Vec::new() };
     for (mount, source) in mounts.iter().zip(sources) {
-        one(mount, root, source, cgroups)
-            .and_then(|tree| tree.map_or(Ok(()), |tree| mounted.add(mount, tree)))
-            .map_err(|error| error.pointer(format!("/mounts/{}", mount.index)))?;
+        let made = match mount.kind {
+            Kind::Cgroup { .. } => mounted.cgroup(mount, cgroups),
+            _ => mounted.make(mount, source),
+        };
+        made.map_err(|error| error.pointer(pointer(mount)))?;
     }
     Ok(mounted)
 }
 
-/// The mount itself, where it could be made detached.
-fn one(mount: &MountPlan, root: &Root, source: Source, cgroups: &cgroupfs::View) -> Result<Option<OwnedFd>> {
-    match &mount.kind {
-        Kind::Bind { source: path, recursive } => bind(mount, path, *recursive, root, source),
-        Kind::Filesystem { name, parameters } => {
-            let parameters = &with_mode(name, parameters, mount, root)?;
-            // An idmapped one is made by the runtime.
-            let made = if source.tree.is_some() { source.tree } else { new_file_system(name, parameters, mount)? };
-            let Some(tree) = made else { return classic::file_system(mount, name, parameters, root).map(|()| None) };
-            if mount.copy_up {
-                copy_up(&tree, mount, root)?;
-            }
-            attach(&tree, mount, root).map(|()| Some(tree))
+impl Mounted<'_> {
+    fn make(&mut self, mount: &MountPlan, source: Source) -> Result<()> {
+        let tree = match &mount.kind {
+            Kind::Bind { source: path, recursive } => bind(mount, path, *recursive, &self.places, source)?,
+            Kind::Filesystem { name, parameters } => file_system(mount, name, parameters, &self.places, source)?,
+            Kind::Remount | Kind::Cgroup { .. } => return remount(mount, &self.places),
+        };
+        self.keep(mount, &tree).context(|| "cannot duplicate a descriptor")?;
+        if mount.destination == Path::new("/proc") && mount.is_plain_procfs() {
+            self.procfs = Some(Procfs::new(tree)?);
         }
-        Kind::Cgroup { .. } => cgroup(mount, root, cgroups).map(|()| None),
-        Kind::Remount => remount(mount, root).map(|()| None),
+        Ok(())
+    }
+
+    fn keep(&mut self, mount: &MountPlan, tree: &OwnedFd) -> io::Result<()> {
+        if mount.is_read_only_late {
+            self.read_only.push((pointer(mount), tree.try_clone()?));
+        }
+        self.places.add(&mount.destination, tree)
+    }
+
+    /// The container's cgroups: the first of the ways that the kernel allows here.
+    fn cgroup(&mut self, mount: &MountPlan, cgroups: &cgroupfs::View) -> Result<()> {
+        for way in cgroupfs::expand(mount, cgroups) {
+            match way.iter().try_for_each(|part| self.make(part, Source::default())) {
+                // A user namespace without a cgroup namespace may not mount cgroups, but may bind them.
+                Err(error) if matches!(error.os_error(), Some(Errno::EPERM | Errno::EBUSY)) => {}
+                result => return result.and_then(|()| cgroupfs::link(mount, &self.places, cgroups)),
+            }
+        }
+        Err(Error::new("cannot mount the container's cgroups").path(&mount.destination).errno(Errno::EPERM))
     }
 }
 
 /// Attaches the clone that the runtime made, or one made here where it lacked the privileges.
-fn bind(mount: &MountPlan, path: &Path, recursive: bool, root: &Root, source: Source) -> Result<Option<OwnedFd>> {
+fn bind(mount: &MountPlan, path: &Path, recursive: bool, places: &Places, source: Source) -> Result<OwnedFd> {
     let tree = match source.tree {
         Some(tree) => tree,
         None => match clone_here(path, source.place.as_ref(), recursive)? {
             Some(tree) => match configure(&tree, mount, source.map.as_ref()) {
                 // Before Linux 5.12 a detached tree cannot be changed.
                 Err(error) if error.os_error() == Some(Errno::ENOSYS) => {
-                    return classic::bind(mount, path, recursive, root).map(|()| None);
+                    return classic::bind(mount, path, recursive, places);
                 }
                 result => result.map(|()| tree)?,
             },
-            None => return classic::bind(mount, path, recursive, root).map(|()| None),
+            None => return classic::bind(mount, path, recursive, places),
         },
     };
     verify_proc(mount, &tree)?;
-    attach(&tree, mount, root).map(|()| Some(tree))
+    attach(&tree, mount, places).map(|()| tree)
 }
 
 /// Clones a source in init's own namespaces; nothing where the kernel has no open_tree.
@@ -94,6 +104,27 @@ fn clone_here(path: &Path, place: Option<&OwnedFd>, recursive: bool) -> Result<O
         Err(Errno::ENOSYS) => Ok(None),
         Err(errno) => Err(no_source(path, errno)),
     }
+}
+
+fn file_system(
+    mount: &MountPlan,
+    name: &CStr,
+    parameters: &[Parameter],
+    places: &Places,
+    source: Source,
+) -> Result<OwnedFd> {
+    let parameters = &with_mode(name, parameters, mount, places)?;
+    let made = match source.tree {
+        // An idmapped one is made by the runtime.
+        Some(tree) => Some(tree),
+        None if mount.is_made_in_place() => None,
+        None => new_file_system(name, parameters, mount)?,
+    };
+    let Some(tree) = made else { return classic::file_system(mount, name, parameters, places) };
+    if let Some(below) = mount.copy_up.then(|| places.open(&mount.destination).ok()).flatten() {
+        copy::tree(&below, &tree).on_path("cannot copy up into the tmpfs", &mount.destination)?;
+    }
+    attach(&tree, mount, places).map(|()| tree)
 }
 
 fn verify_proc(mount: &MountPlan, tree: &OwnedFd) -> Result<()> {
@@ -124,9 +155,7 @@ pub fn new_file_system(name: &CStr, parameters: &[Parameter], mount: &MountPlan)
             result => result.map_err(|errno| refused(&context, mount, &what, errno))?,
         }
     }
-    let attributes = Attributes { set: mount.attributes.set, clear: 0 };
-    let late = if mount.copy_up { attr::RDONLY } else { 0 };
-    context.mount(attributes.set & !late).map(Some).map_err(|errno| refused(&context, mount, &what, errno))
+    context.mount(mount.attributes.set).map(Some).map_err(|errno| refused(&context, mount, &what, errno))
 }
 
 /// A tmpfs that is given no mode takes that of the directory it covers, as runc and crun have it: the kernel's own
@@ -135,12 +164,12 @@ fn with_mode<'a>(
     name: &CStr,
     parameters: &'a [Parameter],
     mount: &MountPlan,
-    root: &Root,
+    places: &Places,
 ) -> Result<Cow<'a, [Parameter]>> {
     if name != c"tmpfs" || parameters.iter().any(|parameter| parameter.key.as_c_str() == c"mode") {
         return Ok(parameters.into());
     }
-    let Ok(below) = root.open(&mount.destination) else { return Ok(parameters.into()) };
+    let Ok(below) = places.open(&mount.destination) else { return Ok(parameters.into()) };
     let mode = fstat(&below).on_path("cannot look at", &mount.destination)?.st_mode & 0o7777;
     let value = CString::new(format!("{mode:o}")).ok();
     Ok([parameters, &[Parameter { key: c"mode".into(), value }]].concat().into())
@@ -161,8 +190,8 @@ fn refused(context: &FsContext, mount: &MountPlan, what: &str, errno: Errno) -> 
 }
 
 /// Attaches `tree` at the mount's destination, which is made if it does not exist.
-pub fn attach(tree: &OwnedFd, mount: &MountPlan, root: &Root) -> Result<()> {
-    let place = destination(tree, mount, root)?;
+pub fn attach(tree: &OwnedFd, mount: &MountPlan, places: &Places) -> Result<()> {
+    let place = destination(tree, mount, places)?;
     mount::move_mount(tree, &place).on_path("cannot attach a mount", &mount.destination)?;
     if matches!(mount.kind, Kind::Filesystem { .. } | Kind::Cgroup { .. }) {
         // Not before: it has become shared if what it is attached to is.
@@ -172,39 +201,42 @@ pub fn attach(tree: &OwnedFd, mount: &MountPlan, root: &Root) -> Result<()> {
 }
 
 /// The place for a tree: a directory for a directory, a file for anything else.
-pub fn destination(tree: &OwnedFd, mount: &MountPlan, root: &Root) -> Result<OwnedFd> {
+fn destination(tree: &OwnedFd, mount: &MountPlan, places: &Places) -> Result<OwnedFd> {
     if matches!(mount.kind, Kind::Filesystem { .. }) {
-        return find(mount, root, Leaf::Directory);
+        return find(mount, places, Leaf::Directory);
     }
     let stat = fstat(tree).context(|| "cannot look at the source of a mount")?;
     let leaf = if file_type(&stat) == SFlag::S_IFDIR { Leaf::Directory } else { Leaf::File };
-    find(mount, root, leaf)
+    find(mount, places, leaf)
 }
 
 /// Resolves a mount's destination, making it as `leaf` if it does not exist.
-pub fn find(mount: &MountPlan, root: &Root, leaf: Leaf) -> Result<OwnedFd> {
+pub fn find(mount: &MountPlan, places: &Places, leaf: Leaf) -> Result<OwnedFd> {
     let path = &mount.destination;
-    let place = if is_reserved(path) { root.open_or_create_plain(path, leaf) } else { root.open_or_create(path, leaf) };
-    place.map_err(|errno| {
+    let place = places.open_or_create(path, leaf).map_err(|errno| {
         let error = Error::new("cannot reach the destination of a mount").path(path).errno(errno);
         match errno {
-            Errno::ELOOP => error.hint("the image has a symbolic link there, which is not followed"),
-            Errno::EROFS => error.hint("the mount point does not exist, and the rootfs is read-only on the host"),
+            Errno::ELOOP => error.hint("there is a symbolic link, which is not followed in /proc, /sys and /dev"),
+            Errno::EROFS => error.hint("the mount point does not exist, and its file system is read-only"),
             _ => error,
         }
-    })
+    })?;
+    // A link of the image may lead there.
+    match places.mounted_on(Path::new("/proc")) {
+        Some(procfs) if !path.starts_with("/proc") && is_on_same(&place, procfs)? => Err(inside_proc(path)),
+        _ => Ok(place),
+    }
 }
 
-/// Places that kelson or the kernel relies on: an image's symbolic link must not lead a mount for them elsewhere
-/// (CVE-2019-19921, CVE-2023-27561, CVE-2026-41579).
-fn is_reserved(path: &Path) -> bool {
-    ["/proc", "/sys", "/dev"].iter().any(|reserved| path.starts_with(reserved))
+fn is_on_same(place: &OwnedFd, file_system: &Root) -> Result<bool> {
+    let device = |file: &dyn AsFd| fstat(file.as_fd()).map(|stat| stat.st_dev);
+    let devices = device(place).and_then(|place| Ok((place, device(file_system)?)));
+    devices.map(|(place, other)| place == other).context(|| "cannot look at the destination of a mount")
 }
 
 fn set_propagation(tree: &OwnedFd, mount: &MountPlan) -> Result<()> {
     for propagation in &mount.propagation {
-        let attributes = MountAttr { propagation: propagation.flag, ..MountAttr::default() };
-        match mount::set_attributes(tree, propagation.recursive, &attributes) {
+        match mount::set_propagation(tree, propagation.recursive, propagation.flag) {
             // Before Linux 5.12; and of a detached tree it changes only the top.
             Err(Errno::ENOSYS | Errno::EINVAL) => classic::propagate(tree, *propagation),
             result => result,
@@ -214,47 +246,13 @@ fn set_propagation(tree: &OwnedFd, mount: &MountPlan) -> Result<()> {
     Ok(())
 }
 
-/// The container's cgroups: the first of the ways that the kernel allows here.
-fn cgroup(mount: &MountPlan, root: &Root, cgroups: &cgroupfs::View) -> Result<()> {
-    let expansion = cgroupfs::expand(mount, cgroups);
-    for way in &expansion.ways {
-        match each(way, root, cgroups) {
-            // A user namespace without a cgroup namespace may not mount cgroups, but may bind them.
-            Err(error) if matches!(error.os_error(), Some(Errno::EPERM | Errno::EBUSY)) => {}
-            result => {
-                result?;
-                cgroupfs::link(mount, root, cgroups)?;
-                return each(&expansion.last, root, cgroups);
-            }
-        }
-    }
-    Err(Error::new("cannot mount the container's cgroups").path(&mount.destination).errno(Errno::EPERM))
-}
-
-fn each(mounts: &[MountPlan], root: &Root, cgroups: &cgroupfs::View) -> Result<()> {
-    mounts.iter().try_for_each(|mount| one(mount, root, Source::default(), cgroups).map(drop))
-}
-
 /// `remount`: new attributes for the mount that is at the destination.
-fn remount(mount: &MountPlan, root: &Root) -> Result<()> {
-    let place = root.open(&mount.destination).on_path("cannot open what is to be remounted", &mount.destination)?;
+fn remount(mount: &MountPlan, places: &Places) -> Result<()> {
+    let place = places.open(&mount.destination).on_path("cannot open what is to be remounted", &mount.destination)?;
     let Attributes { set, clear } = mount.attributes;
     match mount::set_attributes(&place, false, &MountAttr { set, clear, ..MountAttr::default() }) {
         Err(Errno::ENOSYS) => classic::remount(&place, classic_flags(set)),
         result => result,
     }
     .on_path("cannot remount", &mount.destination)
-}
-
-/// Copies what the rootfs has at the destination into a new tmpfs (`tmpcopyup`).
-fn copy_up(tree: &OwnedFd, mount: &MountPlan, root: &Root) -> Result<()> {
-    if let Ok(below) = root.open_with(&mount.destination, nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_DIRECTORY)
-    {
-        super::copy::tree(&below, tree.as_fd()).on_path("cannot copy up into the tmpfs", &mount.destination)?;
-    }
-    if mount.attributes.set & attr::RDONLY != 0 {
-        let read_only = MountAttr { set: attr::RDONLY, ..MountAttr::default() };
-        mount::set_attributes(tree, false, &read_only).on_path("cannot make read-only", &mount.destination)?;
-    }
-    Ok(())
 }

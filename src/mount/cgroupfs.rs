@@ -8,7 +8,7 @@ use nix::unistd::symlinkat;
 use super::options::Attributes;
 use super::{Kind, MountPlan, Parameter, cut_off};
 use crate::error::{Context, Result};
-use crate::safepath::{Leaf, Root};
+use crate::safepath::{Leaf, Places};
 use crate::sys::mount::attr;
 
 /// The container's cgroups as its mount namespace may show them.
@@ -32,22 +32,15 @@ pub struct Hierarchy {
     pub directory: PathBuf,
 }
 
-/// The mounts that one `cgroup` mount stands for: ways to try in turn, and what comes after.
-pub struct Expansion {
-    pub ways: Vec<Vec<MountPlan>>,
-    pub last: Vec<MountPlan>,
-}
-
-/// What to mount for `mount`.
-pub fn expand(mount: &MountPlan, view: &View) -> Expansion {
+/// The mounts that `mount` stands for: ways to try in turn.
+pub fn expand(mount: &MountPlan, view: &View) -> Vec<Vec<MountPlan>> {
     if view.unified || is_unified(mount) {
+        // Without a namespace of the container's own it shows the whole hierarchy, as /proc/self/cgroup and engines'
+        // `--cgroupns=host` have it.
         let file_system = part(mount, "", file_system("cgroup2", &[]));
         let own = view.hierarchies.iter().find(|hierarchy| hierarchy.controllers.is_empty());
         let own = own.map(|own| part(mount, "", bind(&own.directory)));
-        // Without a namespace that hides the rest, only the container's own cgroup, as on v1.
-        let file_system = if view.namespaced || own.is_none() { Some(file_system) } else { None };
-        let ways = [file_system, own].into_iter().flatten().map(|way| vec![way]).collect();
-        return Expansion { ways, last: Vec::new() };
+        return [Some(file_system), own].into_iter().flatten().map(|way| vec![way]).collect();
     }
     let mounted = |hierarchy: &Hierarchy| match &hierarchy.controllers[..] {
         [] => file_system("cgroup2", &[]),
@@ -61,20 +54,17 @@ pub fn expand(mount: &MountPlan, view: &View) -> Expansion {
         parameters: vec![parameter("source", "tmpfs"), parameter("mode", "755")],
     };
     let mut top = part(mount, "", tmpfs);
-    // Until its directories are made it has to be writable.
-    top.attributes.set &= !attr::RDONLY;
-    let last = if mount.attributes.set & attr::RDONLY == 0 { Vec::new() } else { vec![part(mount, "", Kind::Remount)] };
-    Expansion { ways: vec![[vec![top], hierarchies].concat()], last }
+    top.is_read_only_late = top.attributes.take(attr::RDONLY);
+    vec![[vec![top], hierarchies].concat()]
 }
 
 /// On v1, a link for each controller of a hierarchy that several share, as systemd makes them.
-pub fn link(mount: &MountPlan, root: &Root, view: &View) -> Result<()> {
+pub fn link(mount: &MountPlan, places: &Places, view: &View) -> Result<()> {
     let unified = view.unified || is_unified(mount);
     let shared = view.hierarchies.iter().filter(|hierarchy| !unified && hierarchy.controllers.len() > 1);
     for hierarchy in shared {
-        let directory = root
-            .open_or_create_plain(&mount.destination, Leaf::Directory)
-            .on_path("cannot open", &mount.destination)?;
+        let directory =
+            places.open_or_create(&mount.destination, Leaf::Directory).on_path("cannot open", &mount.destination)?;
         for controller in hierarchy.controllers.iter().filter(|controller| **controller != hierarchy.name) {
             symlinkat(hierarchy.name.as_str(), &directory, controller.as_str())
                 .on_path("cannot make the link of a controller", mount.destination.join(controller))?;

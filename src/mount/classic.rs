@@ -12,41 +12,43 @@ use nix::sys::statvfs::statvfs;
 
 use super::attach::find;
 use super::options::{Propagation, classic_flags, classic_superblock_flag};
-use super::{MountPlan, Parameter};
+use super::{MountPlan, Parameter, copy};
 use crate::error::{Context, Error, Result};
-use crate::safepath::{Leaf, Root, descriptor_path};
+use crate::safepath::{Leaf, Places, descriptor_path};
 
 const NONE: Option<&str> = None;
+/// mount(2) takes a page of options, and cuts off without a word what is more.
+const MOST_DATA: usize = 4095;
 
 /// A bind mount, then its flags in a second call, as mount(2) wants it.
-pub fn bind(mount: &MountPlan, source: &Path, recursive: bool, root: &Root) -> Result<()> {
+pub fn bind(mount: &MountPlan, source: &Path, recursive: bool, places: &Places) -> Result<OwnedFd> {
     if mount.id_map.is_some() || !mount.recursive_attributes.is_empty() {
         let message = "idmapped mounts and recursive options need mount_setattr(2), Linux 5.12";
         return Err(Error::new(message).path(&mount.destination).errno(Errno::ENOSYS));
     }
     let kind = stat(source).on_path("cannot open the source of a bind mount", source)?.st_mode & SFlag::S_IFMT.bits();
     let leaf = if kind == SFlag::S_IFDIR.bits() { Leaf::Directory } else { Leaf::File };
-    let place = find(mount, root, leaf)?;
+    let place = find(mount, places, leaf)?;
     let depth = if recursive { MsFlags::MS_REC } else { MsFlags::empty() };
     mount2(Some(source), descriptor_path(&place).as_str(), NONE, MsFlags::MS_BIND | depth, NONE)
         .on_path("cannot bind mount", &mount.destination)?;
-    let place = find(mount, root, leaf)?;
+    let place = find(mount, places, leaf)?;
     if mount.destination == Path::new("/proc") {
         crate::safepath::Procfs::new(place.try_clone().context(|| "cannot duplicate a descriptor")?)?;
     }
     for propagation in &mount.propagation {
         propagate(&place, *propagation).on_path("cannot set the propagation of", &mount.destination)?;
     }
-    if mount.attributes.is_empty() {
-        return Ok(());
+    if !mount.attributes.is_empty() {
+        let cleared = classic_flags(mount.attributes.clear);
+        let flags = current_flags(&place) & !cleared | classic_flags(mount.attributes.set);
+        remount(&place, flags).on_path("cannot change the attributes of a mount", &mount.destination)?;
     }
-    let cleared = classic_flags(mount.attributes.clear);
-    let flags = current_flags(&place) & !cleared | classic_flags(mount.attributes.set);
-    remount(&place, flags).on_path("cannot change the attributes of a mount", &mount.destination)
+    Ok(place)
 }
 
 /// A new file system.
-pub fn file_system(mount: &MountPlan, name: &CStr, parameters: &[Parameter], root: &Root) -> Result<()> {
+pub fn file_system(mount: &MountPlan, name: &CStr, parameters: &[Parameter], places: &Places) -> Result<OwnedFd> {
     let mut source = "none".to_owned();
     let mut data = Vec::new();
     let mut flags = classic_flags(mount.attributes.set);
@@ -60,29 +62,27 @@ pub fn file_system(mount: &MountPlan, name: &CStr, parameters: &[Parameter], roo
             None => data.push(key.into_owned()),
         }
     }
-    let copies_up = mount.copy_up;
-    let late = if copies_up { libc::MS_RDONLY } else { 0 };
-    let place = find(mount, root, Leaf::Directory)?;
-    let below = if copies_up { root.open_with(&mount.destination, nix::fcntl::OFlag::O_RDONLY).ok() } else { None };
-    let flags_now = MsFlags::from_bits_retain(flags & !late);
-    mount2(
-        Some(source.as_str()),
-        descriptor_path(&place).as_str(),
-        Some(name),
-        flags_now,
-        Some(data.join(",").as_str()),
-    )
-    .context(|| format!("cannot mount `{}`", name.to_string_lossy()))
-    .map_err(|error| error.path(&mount.destination))?;
-    let place = find(mount, root, Leaf::Directory)?;
-    if let Some(below) = below {
-        super::copy::tree(&below, &place).on_path("cannot copy up into the tmpfs", &mount.destination)?;
-        remount(&place, flags).on_path("cannot make read-only", &mount.destination)?;
+    let data = data.join(",");
+    if data.len() > MOST_DATA {
+        let message =
+            format!("cannot mount `{}`: its options have more than {MOST_DATA} bytes", name.to_string_lossy());
+        return Err(Error::new(message).path(&mount.destination));
+    }
+    let place = find(mount, places, Leaf::Directory)?;
+    let flags = MsFlags::from_bits_retain(flags);
+    let target = descriptor_path(&place);
+    mount2(Some(source.as_str()), target.as_str(), Some(name), flags, Some(data.as_str()))
+        .context(|| format!("cannot mount `{}`", name.to_string_lossy()))
+        .map_err(|error| error.path(&mount.destination))?;
+    let below = place;
+    let place = find(mount, places, Leaf::Directory)?;
+    if mount.copy_up {
+        copy::tree(&below, &place).on_path("cannot copy up into the tmpfs", &mount.destination)?;
     }
     for propagation in &mount.propagation {
         propagate(&place, *propagation).on_path("cannot set the propagation of", &mount.destination)?;
     }
-    Ok(())
+    Ok(place)
 }
 
 /// Changes the flags of the mount at `place`.

@@ -12,7 +12,8 @@ use crate::safepath::file_type;
 
 /// Copies what is in the directory `from` into the directory `to`.
 pub fn tree(from: &OwnedFd, to: impl AsFd) -> io::Result<()> {
-    let mut directory = Dir::from_fd(from.try_clone()?)?;
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut directory = Dir::openat(from, ".", flags, Mode::empty())?;
     for entry in directory.iter() {
         let entry = entry?;
         let name = entry.file_name();

@@ -34,6 +34,8 @@ pub struct MountPlan {
     pub propagation: Vec<Propagation>,
     pub id_map: Option<IdMap>,
     pub copy_up: bool,
+    /// Whether it becomes read-only after everything else, which is made in it: devices, links, places for mounts.
+    pub is_read_only_late: bool,
 }
 
 impl MountPlan {
@@ -44,13 +46,12 @@ impl MountPlan {
         name.as_c_str() == c"proc" && plain && self.attributes.set & attr::RDONLY == 0
     }
 
-    /// Whether it changes what is attached already, which the kernel does not allow in a detached tree. On v1 the cgroups'
-    /// directory becomes read-only at the end.
-    pub fn is_changed_in_place(&self, unified: bool) -> bool {
-        match self.kind {
+    /// Whether it is made by a call that the kernel does not allow in a detached tree.
+    pub fn is_made_in_place(&self) -> bool {
+        match &self.kind {
             Kind::Remount => true,
-            Kind::Cgroup { .. } => !unified,
-            Kind::Bind { .. } | Kind::Filesystem { .. } => false,
+            Kind::Filesystem { parameters, .. } => parameters.iter().any(Parameter::is_long),
+            Kind::Cgroup { .. } | Kind::Bind { .. } => false,
         }
     }
 }
@@ -75,9 +76,27 @@ pub struct Parameter {
     pub value: Option<CString>,
 }
 
+impl Parameter {
+    /// Whether only mount(2) takes it: `fsconfig(2)` has room for 255 bytes.
+    fn is_long(&self) -> bool {
+        let length = |text: &CString| text.as_bytes().len();
+        length(&self.key).max(self.value.as_ref().map_or(0, length)) > 255
+    }
+}
+
 /// Files of procfs that may be mounted over: virtualised by lxcfs and the like, and harmless (CVE-2015-3630).
-const COVERABLE_PROC_FILES: &[&str] =
-    &["cpuinfo", "diskstats", "loadavg", "meminfo", "slabinfo", "stat", "swaps", "sys/kernel/ns_last_pid", "uptime"];
+const COVERABLE_PROC_FILES: &[&str] = &[
+    "cpuinfo",
+    "diskstats",
+    "loadavg",
+    "meminfo",
+    "slabinfo",
+    "stat",
+    "swaps",
+    "sys/crypto/fips_enabled",
+    "sys/kernel/ns_last_pid",
+    "uptime",
+];
 
 /// What the plan of a mount depends on beside its own entry.
 pub struct Surroundings<'a> {
@@ -95,17 +114,27 @@ pub fn plan(index: usize, mount: &Mount, around: &Surroundings<'_>) -> Result<Mo
     let destination = destination(mount.destination()).map_err(|error| error.pointer(at("destination")))?;
     let options = options::parse(mount.options().as_deref().unwrap_or_default());
     let kind = kind(mount, &options, around).map_err(|error| error.pointer(format!("/mounts/{index}")))?;
-    check_proc(&destination, &kind).map_err(|error| error.pointer(at("destination")))?;
+    check_place(&destination, &kind).map_err(|error| error.pointer(at("destination")))?;
     let id_map = idmap::plan(mount, &options, around.container_map).map_err(|error| error.pointer(at("options")))?;
+    if let (Some(_), Kind::Filesystem { parameters, .. }) = (&id_map, &kind)
+        && parameters.iter().any(Parameter::is_long)
+    {
+        return Err(Error::new("an idmapped file system takes options of at most 255 bytes").pointer(at("options")));
+    }
     let mut propagation = options.propagation;
     if matches!(kind, Kind::Bind { .. }) {
         cut_off(&mut propagation, around.is_shared);
     }
-    let (attributes, recursive_attributes) = match kind {
+    let (mut attributes, recursive_attributes) = match kind {
         Kind::Bind { .. } => (options.attributes, options.recursive_attributes),
         // There is nothing below a new file system.
         _ => (options.attributes.with(options.recursive_attributes), Attributes::default()),
     };
+    let is_filled = match &kind {
+        Kind::Filesystem { name, .. } => name.as_c_str() == c"tmpfs" || destination == Path::new("/dev"),
+        _ => false,
+    };
+    let is_read_only_late = is_filled && attributes.take(attr::RDONLY);
     Ok(MountPlan {
         index,
         destination,
@@ -115,6 +144,7 @@ pub fn plan(index: usize, mount: &Mount, around: &Surroundings<'_>) -> Result<Mo
         propagation,
         id_map,
         copy_up: options.copy_up,
+        is_read_only_late,
     })
 }
 
@@ -178,17 +208,17 @@ fn parameters(name: &str, mount: &Mount, options: &Options, around: &Surrounding
         parameters.push(Parameter { key: c_string("source")?, value: Some(c_string(source)?) });
         // Only a file system on a device is read-only by itself; elsewhere the mount's own flag is enough, and
         // the superblock may be shared.
-        if source.starts_with('/') && options.attributes.set & attr::RDONLY != 0 {
+        if source.starts_with('/') && name != "tmpfs" && options.attributes.set & attr::RDONLY != 0 {
             parameters.push(Parameter { key: c_string("ro")?, value: None });
         }
     }
     for flag in &options.superblock {
         parameters.push(Parameter { key: c_string(flag)?, value: None });
     }
-    for option in &options.data {
+    for option in options.data.iter().flat_map(|data| options::split(data)) {
         parameters.push(match option.split_once('=') {
             Some((key, value)) => Parameter { key: c_string(key)?, value: Some(c_string(value)?) },
-            None => Parameter { key: c_string(option)?, value: None },
+            None => Parameter { key: c_string(&option)?, value: None },
         });
     }
     let labelled = !matches!(name, "proc" | "sysfs" | "mqueue");
@@ -198,8 +228,12 @@ fn parameters(name: &str, mount: &Mount, options: &Options, around: &Surrounding
     Ok(parameters)
 }
 
-/// Refuses to mount over parts of procfs that the kernel or kelson itself relies on (CVE-2019-16884).
-fn check_proc(destination: &Path, kind: &Kind) -> Result<()> {
+/// Refuses to hide the rootfs, and to mount over parts of procfs that the kernel or kelson itself relies on
+/// (CVE-2019-16884).
+fn check_place(destination: &Path, kind: &Kind) -> Result<()> {
+    if destination == Path::new("/") && !matches!(kind, Kind::Remount) {
+        return Err(Error::new("a mount on / would hide the rootfs").hint("make it the root: /root/path"));
+    }
     let Ok(below) = destination.strip_prefix("/proc") else { return Ok(()) };
     if below.as_os_str().is_empty() {
         return match kind {
@@ -212,9 +246,13 @@ fn check_proc(destination: &Path, kind: &Kind) -> Result<()> {
     if COVERABLE_PROC_FILES.iter().any(|file| below == Path::new(file)) {
         return Ok(());
     }
-    Err(Error::new("nothing may be mounted inside /proc but a few files")
-        .path(destination)
-        .hint(format!("use maskedPaths or readonlyPaths, or one of {}", COVERABLE_PROC_FILES.join(", "))))
+    Err(inside_proc(destination))
+}
+
+fn inside_proc(path: &Path) -> Error {
+    Error::new("nothing may be mounted inside /proc but a few files")
+        .path(path)
+        .hint(format!("use maskedPaths or readonlyPaths, or one of {}", COVERABLE_PROC_FILES.join(", ")))
 }
 
 fn c_string(text: &str) -> Result<CString> {

@@ -22,6 +22,13 @@ impl Attributes {
         self
     }
 
+    /// Takes `bits` out of what is set; whether all were.
+    pub fn take(&mut self, bits: u64) -> bool {
+        let had = self.set & bits == bits;
+        self.set &= !bits;
+        had
+    }
+
     /// Whether there is nothing to change.
     pub fn is_empty(self) -> bool {
         self == Attributes::default()
@@ -183,6 +190,22 @@ pub fn parse(options: &[String]) -> Options {
     result
 }
 
+/// The file system's own options that one of config.json's holds, as mount(2) would find them: apart by commas, but for
+/// those in quotes and after a backslash (security labels, overlay's paths). Quotes around a value are not part of it.
+pub fn split(data: &str) -> Vec<String> {
+    let (mut parts, mut quoted, mut escaped) = (vec![String::new()], false, false);
+    for letter in data.chars() {
+        match letter {
+            '"' if !escaped => quoted = !quoted,
+            ',' if !(quoted || escaped) => parts.push(String::new()),
+            _ => parts.iter_mut().last().into_iter().for_each(|part| part.push(letter)),
+        }
+        escaped = letter == '\\' && !escaped;
+    }
+    parts.retain(|part| !part.is_empty());
+    parts
+}
+
 impl Options {
     fn apply(&mut self, effect: Effect) {
         match effect {
@@ -278,6 +301,9 @@ mod tests {
     fn what_is_unknown_is_data() {
         let result = options("mode=755,size=64k,newinstance,,ro");
         assert_eq!(result.data, ["mode=755", "size=64k", "newinstance"]);
+        assert_eq!(split("size=64k,mode=700,,nr_inodes=9"), ["size=64k", "mode=700", "nr_inodes=9"]);
+        assert_eq!(split(r#"context="u:r:t:s0:c1,c2",mode=1"#), ["context=u:r:t:s0:c1,c2", "mode=1"]);
+        assert_eq!(split(r"lowerdir=/a\,b,xino=off"), [r"lowerdir=/a\,b", "xino=off"]);
         assert_eq!(options("idmap=uids=0-1-2;gids=0-1-2").id_map_text, "uids=0-1-2;gids=0-1-2");
     }
 }

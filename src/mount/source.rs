@@ -122,8 +122,7 @@ pub fn configure(tree: &OwnedFd, mount: &MountPlan, map: Option<&OwnedFd>) -> Re
         mount::set_id_map(tree, plan.recursive, map.as_fd()).map_err(|errno| idmap_refused(mount, errno))?;
     }
     for propagation in &mount.propagation {
-        let attributes = MountAttr { propagation: propagation.flag, ..MountAttr::default() };
-        mount::set_attributes(tree, propagation.recursive, &attributes)
+        mount::set_propagation(tree, propagation.recursive, propagation.flag)
             .on_path("cannot set the propagation of", &mount.destination)?;
     }
     set(tree, mount, mount.attributes, false)?;
@@ -158,6 +157,7 @@ fn idmap_refused(mount: &MountPlan, errno: Errno) -> Error {
     }
 }
 
-fn pointer(mount: &MountPlan) -> String {
+/// Where config.json has the mount.
+pub fn pointer(mount: &MountPlan) -> String {
     format!("/mounts/{}", mount.index)
 }

@@ -165,6 +165,25 @@ fn what_is_the_hosts_is_bound_again() {
 }
 
 #[test]
+fn the_hosts_cgroups_are_seen_again() {
+    let host = Host::new();
+    if !has_criu(&host) {
+        return;
+    }
+    let mut bundle = counter(&host);
+    bundle.share("cgroup");
+    bundle.up();
+    let list =
+        || bundle.exec(&[], &["/bin/sh", "-c", "ls -d /sys/fs/cgroup/* /sys/fs/cgroup/*/cgroup.procs"]).run().stdout;
+    let before = list();
+    assert!(before.contains("cgroup.procs"), "{before}");
+    checkpoint(&bundle, &host, &[]).ok();
+    restore(&bundle, &host, &["--detach"]).ok();
+    assert_eq!(list(), before);
+    bundle.delete_by_force();
+}
+
+#[test]
 fn images_that_runc_wrote_are_restored() {
     const RUNC: &str = "/usr/sbin/runc";
     let host = Host::new();

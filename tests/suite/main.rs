@@ -31,6 +31,7 @@ mod lifecycle;
 mod limits;
 mod log;
 mod mount_options;
+mod mount_points;
 mod mounts;
 mod namespaces;
 mod netdev;
