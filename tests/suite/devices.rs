@@ -7,7 +7,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use serde_json::{Value, json};
 
 use crate::harness::{Bundle, Host};
-use crate::support::{fails_at, stat};
+use crate::support::{fails_at, stat, user_namespace};
 
 /// A bundle whose /dev is the image's own.
 fn with_plain_dev(host: &Host) -> Bundle<'_> {
@@ -47,6 +47,19 @@ fn the_default_devices_and_links_are_there() {
         assert_eq!(stat(&mut bundle, path)["target"], target, "{path}");
     }
     assert_eq!(stat(&mut bundle, "/dev/console")["error"], "ENOENT");
+}
+
+#[test]
+fn the_hosts_terminals_as_a_device_are_the_containers_own() {
+    let host = Host::new();
+    for users in [false, true] {
+        let mut bundle = host.bundle();
+        bundle.config["linux"]["devices"] = json!([{ "path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2 }]);
+        if users {
+            user_namespace(&mut bundle, 100_000);
+        }
+        assert_eq!(stat(&mut bundle, "/dev/ptmx")["target"], "pts/ptmx", "{users}");
+    }
 }
 
 #[test]
