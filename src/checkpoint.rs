@@ -14,7 +14,7 @@ use crate::criu::service::Service;
 use crate::criu::{self, Directories, Task, mounts, option};
 use crate::destroy::destroy;
 use crate::error::{Context, Error, Result};
-use crate::mount::Kind;
+use crate::mount::{Kind, MountPlan};
 use crate::mountinfo;
 use crate::namespace::Join;
 use crate::plan::{self, Plan, Settings};
@@ -116,7 +116,8 @@ fn describe_mounts(options: Message, plan: &Plan, pid: i32) -> Result<Message> {
     let root = format!("/proc/{pid}/root");
     let root =
         open(Path::new(&root), OFlag::O_PATH | OFlag::O_DIRECTORY).on_path("cannot open", &root).map(Root::new)?;
-    let binds = plan.mounts.iter().filter(|mount| matches!(mount.kind, Kind::Bind { .. }));
+    let is_bind = |mount: &&MountPlan| matches!(mount.kind, Kind::Bind { .. }) && mount.link().is_none();
+    let binds = plan.mounts.iter().filter(is_bind);
     let bound: BTreeSet<u64> = binds.filter_map(|mount| root.open(&mount.destination).ok()).map(mount_id).collect();
     let of_host = mounts::of_host(&table, &bound, plan.cgroup_view.namespaced);
     Ok(of_host.iter().fold(options, |options, place| mounts::add(options, place, place)))

@@ -270,6 +270,7 @@ fn place(mount: &MountPlan, plan: &Plan, root: &Root) -> Result<Vec<Bind>> {
     };
     let is_made_by_criu = plan.mounts.iter().any(|other| is_above(&other));
     match &mount.kind {
+        Kind::Bind { .. } if mount.link().is_some() => Ok(Vec::new()),
         Kind::Bind { source, recursive } => {
             let place =
                 if is_made_by_criu { mount.destination.clone() } else { bind(mount, source, *recursive, root)? };

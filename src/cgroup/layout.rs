@@ -133,7 +133,8 @@ pub fn container_directories(layout: &Layout, path: &Path) -> Result<Vec<PathBuf
         return Err(Error::new("a cgroup's path cannot hold a NUL byte or a newline"));
     }
     let below = path.strip_prefix("/").unwrap_or(path);
-    if below.as_os_str().is_empty() {
+    // `.` would be the caller's own.
+    if !below.components().any(|component| matches!(component, Component::Normal(_))) {
         return Err(Error::new("the root of a hierarchy cannot be a container's cgroup").path(path));
     }
     let own = if path.is_absolute() { String::new() } else { own_cgroups()? };
@@ -215,7 +216,7 @@ mod tests {
     #[test]
     fn paths_that_lead_outside_are_refused() {
         let layout = Layout { unified: false, hierarchies: vec![v1("memory")] };
-        for path in ["/../x", "a/../../b", "/", "/a\n"] {
+        for path in ["/../x", "a/../../b", "/", ".", "/.", "/a\n"] {
             assert!(container_directories(&layout, Path::new(path)).is_err(), "{path}");
         }
     }

@@ -7,7 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::fcntl::readlinkat;
 use nix::sys::stat::{SFlag, fstat};
+use nix::unistd::symlinkat;
 
 use super::options::{Attributes, classic_flags};
 use super::source::{Source, clone_path, configure, no_source, pointer};
@@ -46,6 +48,9 @@ pub fn all<'a>(
 
 impl Mounted<'_> {
     fn make(&mut self, mount: &MountPlan, source: Source) -> Result<()> {
+        if let Some(target) = source.link {
+            return link(mount, &target, &self.places);
+        }
         let tree = match &mount.kind {
             Kind::Bind { source: path, recursive } => bind(mount, path, *recursive, &self.places, source)?,
             Kind::Filesystem { name, parameters } => file_system(mount, name, parameters, &self.places, source)?,
@@ -75,6 +80,17 @@ impl Mounted<'_> {
             }
         }
         Err(Error::new("cannot mount the container's cgroups").path(&mount.destination).errno(Errno::EPERM))
+    }
+}
+
+/// Makes the symbolic link that the source is (`copy-symlink`).
+fn link(mount: &MountPlan, target: &Path, places: &Places) -> Result<()> {
+    let path = &mount.destination;
+    let (parent, name) = (path.parent().unwrap_or(Path::new("/")), path.file_name().unwrap_or_default());
+    let parent = places.open_or_create(parent, Leaf::Directory).on_path("cannot reach the place of a link", path)?;
+    match symlinkat(target, &parent, name) {
+        Err(Errno::EEXIST) if readlinkat(&parent, name).is_ok_and(|found| found == target.as_os_str()) => Ok(()),
+        result => result.on_path("cannot copy a symbolic link to", path),
     }
 }
 

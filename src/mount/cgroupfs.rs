@@ -81,7 +81,15 @@ fn is_unified(mount: &MountPlan) -> bool {
 fn part(mount: &MountPlan, below: &str, kind: Kind) -> MountPlan {
     let destination = if below.is_empty() { mount.destination.clone() } else { mount.destination.join(below) };
     let recursive_attributes = Attributes::default();
-    let mut part = MountPlan { destination, kind, recursive_attributes, id_map: None, copy_up: false, ..mount.clone() };
+    let mut part = MountPlan {
+        destination,
+        kind,
+        recursive_attributes,
+        id_map: None,
+        copy_up: false,
+        copy_link: false,
+        ..mount.clone()
+    };
     if matches!(part.kind, Kind::Bind { .. }) {
         cut_off(&mut part.propagation, false);
     }

@@ -12,6 +12,7 @@ pub mod options;
 pub mod source;
 
 use std::ffi::CString;
+use std::fs::read_link;
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::Mount;
@@ -34,6 +35,7 @@ pub struct MountPlan {
     pub propagation: Vec<Propagation>,
     pub id_map: Option<IdMap>,
     pub copy_up: bool,
+    pub copy_link: bool,
     /// Whether it becomes read-only after everything else, which is made in it: devices, links, places for mounts.
     pub is_read_only_late: bool,
 }
@@ -44,6 +46,14 @@ impl MountPlan {
         let Kind::Filesystem { name, parameters } = &self.kind else { return false };
         let plain = parameters.iter().all(|parameter| parameter.key.as_c_str() == c"source");
         name.as_c_str() == c"proc" && plain && self.attributes.set & attr::RDONLY == 0
+    }
+
+    /// What the source of a bind mount leads to, if it is a symbolic link that is to be copied.
+    pub fn link(&self) -> Option<PathBuf> {
+        match &self.kind {
+            Kind::Bind { source, .. } if self.copy_link => read_link(source).ok(),
+            _ => None,
+        }
     }
 
     /// Whether it is made by a call that the kernel does not allow in a detached tree.
@@ -144,6 +154,7 @@ pub fn plan(index: usize, mount: &Mount, around: &Surroundings<'_>) -> Result<Mo
         propagation,
         id_map,
         copy_up: options.copy_up,
+        copy_link: options.copy_link,
         is_read_only_late,
     })
 }
@@ -186,8 +197,11 @@ fn kind(mount: &Mount, options: &Options, around: &Surroundings<'_>) -> Result<K
         return Ok(Kind::Remount);
     }
     if let Some(recursive) = options.bind {
-        if let Some(flag) = options.superblock.iter().find(|flag| !matches!(**flag, "async" | "nomand")) {
-            return Err(Error::new(format!("`{flag}` belongs to a file system and cannot be set on a bind mount")));
+        let of_file_system = options.superblock.iter().copied().filter(|flag| !matches!(*flag, "async" | "nomand"));
+        let copy_up = options.copy_up.then_some("tmpcopyup");
+        // A misspelled `ro` must not pass for one.
+        if let Some(option) = of_file_system.chain(copy_up).chain(options.data.iter().map(String::as_str)).next() {
+            return Err(Error::new(format!("`{option}` belongs to a file system and cannot be set on a bind mount")));
         }
         let source = mount.source().as_deref().ok_or_else(|| Error::new("a bind mount needs a source"))?;
         return Ok(Kind::Bind { source: around.bundle.join(source), recursive });
@@ -278,8 +292,11 @@ mod tests {
     }
 
     #[test]
-    fn superblock_flags_on_a_bind_mount_are_refused() {
-        assert!(planned(r#"{"destination":"/x","source":"/y","options":["bind","sync"]}"#).is_err());
+    fn options_of_file_systems_on_a_bind_mount_are_refused() {
+        for option in ["sync", "readonly", "size=64k", "tmpcopyup"] {
+            let json = format!(r#"{{"destination":"/x","source":"/y","options":["bind","{option}"]}}"#);
+            assert!(planned(&json).is_err(), "{option}");
+        }
     }
 
     #[test]

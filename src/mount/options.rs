@@ -60,6 +60,7 @@ enum Effect {
         recursive: bool,
     },
     CopyUp,
+    CopyLink,
     Remount,
 }
 
@@ -85,6 +86,8 @@ const OPTIONS: &[(&str, Effect)] = &[
     ("async", Effect::Superblock("async")),
     ("atime", access_time(0)),
     ("bind", Effect::Bind { recursive: false }),
+    // crun's, which podman uses.
+    ("copy-symlink", Effect::CopyLink),
     ("defaults", Effect::Nothing),
     ("dev", clear(attr::NODEV)),
     ("diratime", clear(attr::NODIRATIME)),
@@ -163,6 +166,8 @@ pub struct Options {
     /// The text after `idmap=`, in crun's syntax.
     pub id_map_text: String,
     pub copy_up: bool,
+    /// Whether a source that is a symbolic link is copied, and not what it leads to mounted.
+    pub copy_link: bool,
     pub remount: bool,
     /// Names of superblock flags.
     pub superblock: Vec<&'static str>,
@@ -218,6 +223,7 @@ impl Options {
             Effect::Bind { recursive } => self.bind = Some(recursive || self.bind == Some(true)),
             Effect::IdMap { recursive } => self.id_map = Some(recursive),
             Effect::CopyUp => self.copy_up = true,
+            Effect::CopyLink => self.copy_link = true,
             Effect::Remount => self.remount = true,
         }
     }

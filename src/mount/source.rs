@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
@@ -23,6 +23,8 @@ pub struct Source {
     pub tree: Option<OwnedFd>,
     /// Where the source is, for init.
     pub place: Option<OwnedFd>,
+    /// The symbolic link to make, where the source is one that is copied.
+    pub link: Option<PathBuf>,
     /// The user namespace that carries the mappings of an idmapped mount.
     pub map: Option<OwnedFd>,
 }
@@ -35,10 +37,11 @@ pub fn open_all(mounts: &[MountPlan], outside: bool) -> Result<Vec<Source>> {
     for mount in mounts {
         let map = mount.id_map.as_ref().map(|map| shared_namespace(&mut known, map)).transpose();
         let map = map.map_err(|error| error.pointer(pointer(mount)))?;
-        let here = outside || !matches!(mount.kind, Kind::Bind { .. });
+        let link = mount.link();
+        let here = link.is_none() && (outside || !matches!(mount.kind, Kind::Bind { .. }));
         let tree = if here { clone_source(mount, map.as_ref()) } else { Ok(None) };
         let tree = tree.map_err(|error| error.pointer(pointer(mount)))?;
-        sources.push(Source { tree, place: None, map });
+        sources.push(Source { tree, place: None, link, map });
     }
     Ok(sources)
 }
@@ -46,7 +49,7 @@ pub fn open_all(mounts: &[MountPlan], outside: bool) -> Result<Vec<Source>> {
 /// Opens the sources that init is to clone itself, while `/` is the host's: a `..` up to the root leads to what is mounted
 /// there, and a tree that begins there has it.
 pub fn find_all(mounts: &[MountPlan], sources: &mut [Source]) -> Result<()> {
-    let mut to_do = mounts.iter().zip(sources).filter(|(_, source)| source.tree.is_none());
+    let mut to_do = mounts.iter().zip(sources).filter(|(_, source)| source.tree.is_none() && source.link.is_none());
     to_do.try_for_each(|(mount, source)| find(mount, source).map_err(|error| error.pointer(pointer(mount))))
 }
 

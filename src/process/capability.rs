@@ -84,7 +84,12 @@ pub fn plan(sets: Option<&spec::Capabilities>) -> (Capabilities, Vec<String>) {
         permitted: mask(&sets.permitted),
         ambient: mask(&sets.ambient),
     };
-    (capabilities, unknown.iter().map(|name| format!("the capability {name:?} is unknown and was ignored")).collect())
+    let unknown = unknown.iter().map(|name| format!("the capability {name:?} is unknown and was ignored"));
+    let impossible = names(capabilities.impossible()).map(|name| {
+        format!("{name} was left out of a set: what is effective has to be permitted, what is ambient inheritable, too")
+    });
+    let warnings = unknown.chain(impossible).collect();
+    (capabilities, warnings)
 }
 
 /// Makes every capability that is permitted effective: a change of user has made none so.
@@ -95,6 +100,11 @@ pub fn raise_all() -> Result<()> {
 }
 
 impl Capabilities {
+    /// What the kernel does not let be effective or ambient, by the other sets.
+    fn impossible(&self) -> u64 {
+        self.effective & !self.permitted | self.ambient & !(self.permitted & self.inheritable)
+    }
+
     /// Drops from the bounding set what is not in it: while CAP_SETPCAP is still there.
     pub fn limit_bounding(&self) -> Result<()> {
         for capability in 0..64 {
@@ -160,5 +170,15 @@ mod tests {
         let (sets, warnings) = plan(Some(&sets));
         assert_eq!(sets, Capabilities::default());
         assert_eq!(warnings.len(), 2);
+    }
+    #[test]
+    fn what_the_kernel_refuses_is_a_warning() {
+        let kill = || vec!["CAP_KILL".to_owned()];
+        let warnings = |sets: spec::Capabilities| plan(Some(&sets)).1;
+        let permitted = spec::Capabilities { permitted: kill(), effective: kill(), ..Default::default() };
+        assert!(warnings(permitted.clone()).is_empty());
+        assert!(warnings(spec::Capabilities { inheritable: kill(), ambient: kill(), ..permitted.clone() }).is_empty());
+        assert_eq!(warnings(spec::Capabilities { ambient: kill(), ..permitted.clone() }).len(), 1);
+        assert_eq!(warnings(spec::Capabilities { permitted: Vec::new(), ..permitted }).len(), 1);
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::harness::{Bundle, Host, View, program};
-use crate::support::{fails_at, has_all, mount_at};
+use crate::support::{fails_at, has_all, mount_at, user_namespace};
 
 /// Nothing missing; the calls of Linux 5.2; those of Linux 5.12.
 const MISSING: [&str; 3] = ["", "open_tree,move_mount,fsopen,fsconfig,fsmount,fspick,mount_setattr", "mount_setattr"];
@@ -118,6 +118,32 @@ fn a_link_of_the_image_leads_no_mount_into_proc() {
     let mut bundle = host.bundle();
     bundle.mount("/host", "bind", "/proc", &["rbind", "ro"]).mount("/host/version", "bind", &file, &["bind"]);
     assert_eq!(bundle.args(&["/bin/cat", "/host/version"]).run().ok().stdout, "of the host");
+}
+
+#[test]
+fn a_source_that_is_a_link_can_be_copied() {
+    let host = Host::new();
+    let (file, link) = (host.temp.join("file"), host.temp.join("link"));
+    fs::write(&file, "of the host").unwrap();
+    symlink("../etc/target", &link).unwrap();
+    for users in [false, true] {
+        let mut bundle = host.bundle();
+        if users {
+            user_namespace(&mut bundle, 100_000);
+            fs::create_dir(bundle.rootfs.join("own")).unwrap();
+            bundle.mount("/own", "tmpfs", "tmpfs", &[]);
+        }
+        bundle
+            .mount("/own/link", "bind", &link, &["bind", "copy-symlink", "ro"])
+            .mount("/own/link", "bind", &link, &["rbind", "copy-symlink"])
+            .mount("/own/file", "bind", &file, &["bind", "copy-symlink"]);
+        let output = bundle.script("readlink /own/link; cat /own/file").run().ok();
+        assert_eq!(output.stdout, "../etc/target\nof the host", "{users}");
+    }
+    let mut bundle = host.bundle();
+    let output = bundle.mount("/bin/probe", "bind", &link, &["bind", "copy-symlink"]).run();
+    fails_at(&output, "/mounts/7");
+    assert!(output.stderr.contains("cannot copy a symbolic link to: /bin/probe: EEXIST"), "{output:?}");
 }
 
 #[test]
