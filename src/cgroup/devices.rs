@@ -47,17 +47,14 @@ const DEFAULTS: &[Rule] = &[
     allow('c', Some(5), Some(2), ALL),
 ];
 
-/// Reads `linux.resources.devices`.
+/// Reads `linux.resources.devices`. What no rule allows is denied, without a list too (GHSA-g54h-m393-cpwq).
 pub fn plan(rules: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>> {
     // Far above any list of an engine, and low enough for the jumps of the program.
     const MAX: usize = 4096;
-    if rules.is_empty() {
-        return Ok(Vec::new());
-    }
     if rules.len() > MAX {
         return Err(Error::new(format!("more than {MAX} rules for devices")).pointer("/linux/resources/devices"));
     }
-    let mut own = Vec::new();
+    let mut own = vec![Rule { allow: false, ..allow('a', None, None, ALL) }];
     for (index, rule) in rules.iter().enumerate() {
         own.extend(read(rule).map_err(|error| error.pointer(format!("/linux/resources/devices/{index}")))?);
     }
@@ -113,7 +110,10 @@ pub fn apply(directory: &OwnedFd, unified: bool, rules: &[Rule]) -> Result<()> {
     if unified {
         return attach(directory, rules, false);
     }
-    files::lines(rules)?.iter().try_for_each(|line| files::write(directory, line))
+    // One with others below it takes no line for all devices, and needs none where it allows them.
+    let write =
+        |line| files::write(directory, line).or_else(|error| files::holds(directory, line).then_some(()).ok_or(error));
+    files::lines(rules)?.iter().try_for_each(write)
 }
 
 /// Applies the rules to the cgroup of running processes: what they may use before and after, they may use meanwhile.

@@ -185,7 +185,7 @@ impl CgroupPlan {
     }
 
     fn guard_devices(&self, cgroup: &Cgroup<'_>) -> Result<()> {
-        if self.devices.is_empty() || !devices::belong_to(cgroup.hierarchy, &self.layout) {
+        if !devices::belong_to(cgroup.hierarchy, &self.layout) {
             return Ok(());
         }
         match devices::apply(&cgroup.directory, cgroup.hierarchy.is_unified(), &self.devices) {

@@ -30,11 +30,10 @@ impl CgroupState {
         }
         let merged = merge(&self.resources, asked)?;
         let writes = resources::plan_update(asked, &merged, layout)?;
-        let rules = devices::plan(&asked.devices)?;
+        let devices = if asked.devices.is_empty() { None } else { Some(devices::plan(&asked.devices)?) };
         let cgroups = layout.hierarchies.iter().map(|hierarchy| self.open(hierarchy)).collect::<Result<Vec<_>>>()?;
         let scope = self.scope.as_ref();
-        let mut update = Update { cgroups, writes, previous: Vec::new(), devices: None, scope, merged };
-        update.devices = (!rules.is_empty()).then_some(rules);
+        let update = Update { cgroups, writes, previous: Vec::new(), devices, scope, merged };
         update.check_memory()?;
         Ok(update)
     }

@@ -160,7 +160,7 @@ fn cgroups_that_were_there_before_stay_and_are_emptied() {
     let below = Made::new(&format!("{}/below", bundle.id));
     bundle.args(&["/bin/sleep", "100"]);
     // v1 does not change the list of devices of a cgroup with others below it.
-    bundle.config["linux"].as_object_mut().unwrap().remove("resources");
+    bundle.config["linux"]["resources"] = json!({ "devices": [{ "allow": true, "access": "rwm" }] });
     bundle.up();
     let inner = Made::new(&format!("{}/inner", bundle.id));
     let other = host.command(["/bin/sleep", "100"]).before(inner.wrapper()).spawn();

@@ -373,6 +373,21 @@ fn devices_are_denied_unless_allowed() {
 }
 
 #[test]
+fn ghsa_g54h_m393_cpwq_without_a_list_only_the_default_devices_are_allowed() {
+    let host = Host::new();
+    let rules = [json!([]), json!([{"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rwm"}])];
+    for rules in rules.iter().map(Some).chain([None]) {
+        let mut bundle = host.bundle();
+        match rules {
+            Some(rules) => bundle.config["linux"]["resources"] = json!({ "devices": rules }),
+            None => drop(bundle.config["linux"].as_object_mut().unwrap().remove("resources")),
+        }
+        assert_eq!(open_device(&mut bundle, "c", 10, 237), "EPERM", "{rules:?}");
+        assert_eq!(open_device(&mut bundle, "c", 1, 7), "ok", "{rules:?}");
+    }
+}
+
+#[test]
 fn a_later_rule_takes_a_device_away_again() {
     let host = Host::new();
     let mut bundle = host.bundle();

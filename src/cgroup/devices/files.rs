@@ -116,6 +116,11 @@ pub fn read(directory: &OwnedFd) -> Result<String> {
         .context(|| "cannot read the list of allowed devices")
 }
 
+/// Whether the list says already that all devices are allowed, as `line` does.
+pub fn holds(directory: &OwnedFd, line: &Line) -> bool {
+    line.allow && read(directory).is_ok_and(|list| list.lines().eq([line.text.as_str()]) && line.text.starts_with('a'))
+}
+
 pub fn write(directory: &OwnedFd, line: &Line) -> Result<()> {
     let file = if line.allow { "devices.allow" } else { "devices.deny" };
     openat(directory, file, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())
