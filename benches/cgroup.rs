@@ -54,7 +54,7 @@ fn kelson(name: &str, devices: &str) {
     plan.check_unused().unwrap();
     let state = plan.state();
     drop(black_box(plan.make(false).unwrap()));
-    state.unwrap().remove().unwrap();
+    state.unwrap().remove(true).unwrap();
 }
 
 fn main() {

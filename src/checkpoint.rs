@@ -12,7 +12,7 @@ use nix::sys::stat::stat;
 use crate::criu::message::Message;
 use crate::criu::service::Service;
 use crate::criu::{self, Directories, Task, mounts, option};
-use crate::destroy::destroy;
+use crate::destroy::end;
 use crate::error::{Context, Error, Result};
 use crate::mount::{Kind, MountPlan};
 use crate::mountinfo;
@@ -79,7 +79,7 @@ pub fn checkpoint(store: &Store, id: &str, mut request: Request) -> Result<()> {
     });
     service.end();
     result.map_err(|error| directories.explain(error))?;
-    if request.leave_running || request.pre_dump { Ok(()) } else { destroy(&container, &state) }
+    if request.leave_running || request.pre_dump { Ok(()) } else { end(&container, &state) }
 }
 
 fn check_parent(images: &Path, parent: &Path) -> Result<()> {

@@ -35,6 +35,12 @@ pub struct Confinement {
     pub own_users: bool,
 }
 
+/// Keeps tracers away. Whatever is done in a namespace of the container's comes after it: in a user namespace others may
+/// trace whom on the host they could not.
+pub fn become_untraceable() -> Result<()> {
+    sys::become_untraceable().context(|| "cannot become untraceable")
+}
+
 /// Reads what `process` and `linux` say of it.
 pub fn plan(
     process: Option<&Process>,
@@ -144,7 +150,7 @@ impl Confinement {
         let prepared = Prepared {
             env: environment(process, root),
             entered: enter_directory(root, &process.cwd)?,
-            may_set_groups: self.may_set_groups(procfs),
+            may_set_groups: may_set_groups(procfs),
         };
         nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(process.identity.umask));
         own_standard_streams(process.identity.uid);
@@ -175,7 +181,7 @@ impl Confinement {
             sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).context(|| "cannot set no_new_privs")?;
         }
         // A change of ids has made it the default again, whatever that is on this host.
-        sys::prctl(libc::PR_SET_DUMPABLE, 0).context(|| "cannot become untraceable")?;
+        become_untraceable()?;
         let path = if process.args.is_empty() { Ok(CString::default()) } else { program::find(process) };
         let path = path.map_err(|error| error.pointer("/process/args/0"))?;
         Ok(Program { path, env: prepared.env })
@@ -208,16 +214,18 @@ impl Confinement {
         let Err(errno) = execve(&program.path, &process.args, &program.env);
         Err(program::refused(&process.args[0], &program.path, errno).pointer("/process/args/0").step("exec"))
     }
+}
 
-    fn may_set_groups(&self, procfs: &Procfs) -> bool {
-        if !self.own_users {
-            return sys::capabilities().is_ok_and(|sets| sets.effective & 1 << 6 != 0);
-        }
-        let Ok(file) = procfs.open("self/setgroups", nix::fcntl::OFlag::O_RDONLY) else { return true };
-        let mut text = [0; 8];
-        let length = nix::unistd::read(&file, &mut text).unwrap_or(0);
-        !text[..length].starts_with(b"deny")
+/// Not in a user namespace whose gid map was written without privileges.
+fn may_set_groups(procfs: &Procfs) -> bool {
+    const SETGID: u64 = 1 << 6;
+    if !sys::capabilities().is_ok_and(|sets| sets.effective & SETGID != 0) {
+        return false;
     }
+    let Ok(file) = procfs.open("self/setgroups", nix::fcntl::OFlag::O_RDONLY) else { return true };
+    let mut text = [0; 8];
+    let length = nix::unistd::read(&file, &mut text).unwrap_or(0);
+    !text[..length].starts_with(b"deny")
 }
 
 /// Adds HOME from the container's /etc/passwd where config.json does not set it, as runc does.

@@ -13,7 +13,8 @@ use nix::unistd::Pid;
 
 use crate::cgroup::systemd::Starting;
 use crate::cgroup::{CgroupState, Cgroups};
-use crate::destroy::destroy;
+use crate::confinement::become_untraceable;
+use crate::destroy::end;
 use crate::error::{Context, Error, Result};
 use crate::init::{self, Inherited, Start};
 use crate::mount::source;
@@ -96,7 +97,7 @@ pub fn or_undo<T>(container: &Container, state: &State, made: Result<T>) -> Resu
     made.map_err(|error| {
         interrupt::hold();
         let error = check_interrupt().err().unwrap_or(error);
-        if let Err(leftover) = destroy(container, state) {
+        if let Err(leftover) = end(container, state) {
             log::debug(|| format!("while undoing: {leftover}"));
         }
         error
@@ -282,6 +283,10 @@ fn launch(
     inherited: &mut Inherited,
     ours: Wire,
 ) -> Result<(Pid, Option<OwnedFd>, Wire)> {
+    // Nor may those trace it who are in the namespaces that it joins. Without privileges its id maps could not be written.
+    if nix::unistd::geteuid().is_root() {
+        become_untraceable()?;
+    }
     let stage = plan.namespaces.needs_stage();
     let flags = if stage { 0 } else { plan.clone_flags() };
     let (forked, cgroup_files) = cgroups

@@ -3,11 +3,12 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use crate::error::{Error, Result};
 use crate::state::{Container, Init, State, Status, Store, does_not_exist};
-use crate::sys::process::kill;
+use crate::sys::process::{kill, pidfd_open, pidfd_send_signal};
 use crate::{hook, log, notify, rdt, rootfs};
 
 /// How long the end of the killed init is waited for.
@@ -15,14 +16,16 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// How long, where it hangs on others.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Removes a container: processes, cgroups, resource groups, its directory; then the poststop hooks. Can be
-/// repeated after it was interrupted.
-pub fn destroy(container: &Container, state: &State) -> Result<()> {
-    if let Some(init) = state.init.filter(|init| init.is_alive()) {
-        let _ = kill(Pid::from_raw(init.pid), libc::SIGKILL);
-        state.cgroup.thaw_whole();
-    }
-    state.cgroup.remove()?;
+/// Ends a container and removes it.
+pub fn end(container: &Container, state: &State) -> Result<()> {
+    destroy(container, state, kill_init(state))
+}
+
+/// Removes a container whose first process was killed, if it `was_alive` still: processes, cgroups, resource groups, its
+/// directory; then the poststop hooks. Can be repeated after it was interrupted.
+pub fn destroy(container: &Container, state: &State, was_alive: bool) -> Result<()> {
+    // Once the first process of a pid namespace has ended nobody of it is left: who is in the cgroup is another's.
+    state.cgroup.remove(was_alive || !state.own_pid_namespace || !state.is_ready)?;
     if let Some(init) = state.init {
         // If it is our child; otherwise its parent does.
         let _ = nix::sys::wait::waitpid(Pid::from_raw(init.pid), None);
@@ -39,6 +42,19 @@ pub fn destroy(container: &Container, state: &State) -> Result<()> {
         log::warn(warning.to_string());
     }
     Ok(())
+}
+
+/// Kills the container's first process; whether it was alive.
+pub fn kill_init(state: &State) -> bool {
+    let Some(init) = state.init.filter(|init| init.is_alive()) else { return false };
+    match pidfd_open(Pid::from_raw(init.pid)) {
+        // By a descriptor it cannot be a later process with the same id.
+        Ok(pidfd) if init.is_alive() => drop(pidfd_send_signal(&pidfd, libc::SIGKILL)),
+        Err(Errno::ENOSYS) => drop(kill(Pid::from_raw(init.pid), libc::SIGKILL)),
+        _ => {}
+    }
+    state.cgroup.thaw_whole();
+    true
 }
 
 /// A process leaves its cgroup before it has ended, and may have none that is the container's.
@@ -58,11 +74,15 @@ fn wait_until_ended(init: Init) -> Result<()> {
     Ok(())
 }
 
-/// Removes a container that has ended, unless somebody else has.
+/// Removes a container that has ended, unless somebody else has: there may be another one of that name by now.
 pub fn remove_ended(store: &Store, state: &State) -> Result<()> {
-    match store.open(&state.id) {
-        Ok(container) => destroy(&container, state),
-        Err(error) if error == does_not_exist(&state.id) => Ok(()),
-        Err(error) => Err(error),
+    let container = match store.open(&state.id) {
+        Err(error) if error == does_not_exist(&state.id) => return Ok(()),
+        result => result?,
+    };
+    match container.load() {
+        Ok(now) if (now.init, &now.created) != (state.init, &state.created) => Ok(()),
+        Err(error) if error.os_error() == Some(Errno::ENOENT) => Ok(()),
+        _ => end(&container, state),
     }
 }

@@ -1,9 +1,9 @@
 //! Hooks: programs that config.json wants run at points of a container's life (config.md, "POSIX-platform Hooks").
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -14,7 +14,7 @@ use std::os::fd::AsFd;
 
 use crate::error::{Context, Error, Result};
 use crate::sys::interrupt::Awaited;
-use crate::sys::process::pidfd_open;
+use crate::sys::process::{SEALED, pidfd_open};
 
 /// How much of a hook's output an error quotes, in bytes.
 const QUOTED: usize = 512;
@@ -25,8 +25,9 @@ pub struct Hook {
     pub path: PathBuf,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub env: Vec<String>,
+    /// Without it a hook has the runtime's, as with runc and crun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<Vec<String>>,
     /// Seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<u64>,
@@ -82,7 +83,7 @@ fn list(name: &str, hooks: Option<&[oci_spec::runtime::Hook]>) -> Result<Vec<Hoo
         Ok(Hook {
             path: hook.path().clone(),
             args: hook.args().clone().unwrap_or_default(),
-            env: hook.env().clone().unwrap_or_default(),
+            env: hook.env().clone(),
             timeout,
         })
     };
@@ -113,11 +114,8 @@ fn run(hook: &Hook, state: &[u8]) -> Result<()> {
     let mut child = spawn(hook)?;
     let pidfd = pidfd_open(Pid::from_raw(child.id() as i32)).ok();
     let _awaited = Awaited::new(pidfd.as_ref());
-    if let Some(mut input) = child.stdin.take() {
-        // A hook may end without reading; SIGPIPE is ignored in this program.
-        let _ = input.write_all(state);
-    }
-    let output = watch(&mut child, pidfd.as_ref(), hook.timeout.map(|seconds| began + Duration::from_secs(seconds)));
+    let deadline = hook.timeout.map(|seconds| began + Duration::from_secs(seconds));
+    let output = watch(&mut child, state, pidfd.as_ref(), deadline);
     let Some(output) = output else {
         let _ = child.kill();
         let _ = child.wait();
@@ -145,20 +143,30 @@ fn spawn(hook: &Hook) -> Result<Child> {
     if let Some((name, arguments)) = hook.args.split_first() {
         command.arg0(name).args(arguments);
     }
-    command.env_clear().envs(hook.env.iter().filter_map(|variable| variable.split_once('=')));
+    if let Some(env) = &hook.env {
+        command.env_clear().envs(env.iter().filter_map(|variable| variable.split_once('=')));
+    }
+    command.env_remove(SEALED);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     command.spawn().on_path("cannot run a hook", &hook.path)
 }
 
-/// Waits for a hook's end, reading what it says meanwhile; nothing when the deadline passes. A process that the
-/// hook leaves behind may hold the pipe open: only the hook itself is waited for.
-fn watch(child: &mut Child, pidfd: Option<&std::os::fd::OwnedFd>, deadline: Option<Instant>) -> Option<Vec<u8>> {
+/// Waits for a hook's end, telling it the state and reading what it says meanwhile; nothing when the deadline passes. A
+/// process that the hook leaves behind may hold the pipes open: only the hook itself is waited for.
+fn watch(
+    child: &mut Child,
+    mut state: &[u8],
+    pidfd: Option<&std::os::fd::OwnedFd>,
+    deadline: Option<Instant>,
+) -> Option<Vec<u8>> {
     let mut tail = Vec::new();
-    let mut output = child.stderr.take();
-    if let Some(output) = &output {
-        let _ = fcntl(output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
+    let (mut input, mut output) = (child.stdin.take(), child.stderr.take());
+    for pipe in [input.as_ref().map(AsFd::as_fd), output.as_ref().map(AsFd::as_fd)].into_iter().flatten() {
+        let _ = fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
     }
     loop {
+        // Closed as soon as all is told.
+        input = input.filter(|pipe| !feed(pipe, &mut state));
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if left == Some(Duration::ZERO) {
             return None;
@@ -171,6 +179,7 @@ fn watch(child: &mut Child, pidfd: Option<&std::os::fd::OwnedFd>, deadline: Opti
         let mut waited: Vec<PollFd<'_>> =
             pidfd.iter().map(|pidfd| PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)).collect();
         waited.extend(output.iter().map(|output| PollFd::new(output.as_fd(), PollFlags::POLLIN)));
+        waited.extend(input.iter().map(|input| PollFd::new(input.as_fd(), PollFlags::POLLOUT)));
         let _ = poll(&mut waited, timeout);
         if let Some(pipe) = &mut output {
             if drain(pipe, &mut tail) {
@@ -184,6 +193,18 @@ fn watch(child: &mut Child, pidfd: Option<&std::os::fd::OwnedFd>, deadline: Opti
             return Some(tail);
         }
     }
+}
+
+/// Writes what the pipe takes; true once there is nothing left to write, or nobody who reads: a hook may end without
+/// that. SIGPIPE is ignored in this program.
+fn feed(mut pipe: &ChildStdin, text: &mut &[u8]) -> bool {
+    while !text.is_empty() {
+        match pipe.write(text) {
+            Ok(length) => *text = &text[length..],
+            Err(error) => return error.kind() != ErrorKind::WouldBlock,
+        }
+    }
+    true
 }
 
 /// Reads what there is, keeping the end of it; true once the pipe is closed.
@@ -208,13 +229,19 @@ mod tests {
 
     fn shell(script: &str, timeout: Option<u64>) -> Hook {
         let args = ["sh", "-c", script].map(str::to_owned).to_vec();
-        Hook { path: "/bin/sh".into(), args, env: vec!["A=b".into()], timeout }
+        Hook { path: "/bin/sh".into(), args, env: Some(vec!["A=b".into()]), timeout }
     }
 
     #[test]
     fn a_hook_gets_the_state_and_its_environment_only() {
         let script = "test \"$(cat)\" = state && test \"$A\" = b && test -z \"$HOME\"";
         run(&shell(script, None), b"state").unwrap();
+    }
+
+    #[test]
+    fn a_hook_without_an_environment_has_the_runtimes() {
+        let hook = Hook { env: None, ..shell("test \"$(cat)\" = state && test -n \"$PATH\" && test -z \"$A\"", None) };
+        run(&hook, b"state").unwrap();
     }
 
     #[test]
@@ -229,6 +256,8 @@ mod tests {
     #[test]
     fn a_hook_that_does_not_read_is_no_error() {
         run(&shell("exec 0<&-; exit 0", None), &vec![b'x'; 1 << 20]).unwrap();
+        let text = run(&shell("sleep 100 & exec sleep 100", Some(1)), &vec![b'x'; 1 << 20]).unwrap_err().to_string();
+        assert!(text.contains("timeout of 1 s"), "{text}");
     }
 
     #[test]

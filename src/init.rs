@@ -4,13 +4,13 @@
 //! [`story`] is one step, and its name is what errors name.
 
 use std::convert::Infallible;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::accept4;
 use nix::unistd::{Pid, sethostname};
 
-use crate::confinement::{Agent, Program, no_directory};
+use crate::confinement::{Agent, Program, become_untraceable, no_directory};
 use crate::error::{Context, Error, Result};
 use crate::mount::attach;
 use crate::mount::source::{self, Source};
@@ -20,6 +20,7 @@ use crate::safepath::{Leaf, Procfs, Root};
 use crate::state::{Init, State, Status};
 use crate::sys::mount::{FsContext, UNSHARE_EMPTY};
 use crate::sys::process::{self as sys, CLONE_NEWTIME, CLONE_PARENT, Forked};
+use crate::sys::sched::reset_affinity;
 use crate::trace::{self, Process, step};
 use crate::wire::{Message, Wire};
 use crate::{cgroup, device, hook, namespace, netdev, rootfs, sysctl, tty};
@@ -74,12 +75,12 @@ fn story(plan: &Plan, inherited: &mut Inherited) -> Result<Infallible> {
     step("sources", source::find_all(&plan.mounts, &mut inherited.sources))?;
     let root = step("rootfs", rootfs::attach(&plan.rootfs, inherited.root.take()))?;
     let sources = std::mem::take(&mut inherited.sources);
-    let mounted = step("mounts", attach::all(&plan.mounts, &root, sources, &plan.cgroup_view))?;
+    let mut mounted = step("mounts", attach::all(&plan.mounts, &root, sources, &plan.cgroup_view))?;
     step("devices", make_devices(plan, &root))?;
     let terminal = step("terminal", make_terminal(plan, inherited, &root))?;
     let (creating, created) = step("hooks", run_runtime_hooks(plan, inherited))?;
     hook::run_all("createContainer", &plan.hooks.create_container, &creating)?;
-    let procfs = step("procfs", own_procfs(plan, mounted.procfs))?;
+    let procfs = step("procfs", own_procfs(plan, mounted.procfs.take()))?;
     step("sysctl", sysctl::apply(&plan.sysctls, procfs.as_ref().unwrap_or(&inherited.host_procfs)))?;
     step("restrictions", rootfs::restrict(&plan.rootfs, &mounted.places))?;
     step("pivot", enter_rootfs(plan, &root))?;
@@ -90,9 +91,14 @@ fn story(plan: &Plan, inherited: &mut Inherited) -> Result<Infallible> {
     if let Some(terminal) = &terminal {
         step("terminal", tty::take(terminal))?;
     }
-    let Some(process) = &plan.process else { return wait_without_process(inherited) };
+    let Some(process) = &plan.process else {
+        drop((terminal, mounted, procfs));
+        drop(root);
+        return wait_without_process(inherited);
+    };
     let program = step("process", become_the_process(plan, process, inherited, &root, procfs.as_ref()))?;
-    drop((terminal, root));
+    drop((terminal, mounted, procfs));
+    drop(root);
     wait_for_start(inherited)?;
     hook::run_all("startContainer", &plan.hooks.start_container, &created)?;
     let late = (!plan.confinement.loads_early(process)).then(|| take_agent(plan, inherited, Status::Created));
@@ -104,15 +110,24 @@ fn begin(plan: &Plan, inherited: &mut Inherited) -> Result<()> {
     close_lock(inherited);
     sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong)
         .context(|| "cannot ask to end with the runtime")?;
+    become_untraceable_early(plan)?;
     cgroup::join(&std::mem::take(&mut inherited.cgroup_files))?;
     if plan.init_waits_for_go() {
         inherited.wire.wait_for_go()?;
     }
-    sys::prctl(libc::PR_SET_DUMPABLE, 0).context(|| "cannot become untraceable")?;
+    // An engine that is bound to some CPUs does not mean its containers. It is no matter where it fails.
+    let _ = reset_affinity();
     if plan.namespaces.has_user() {
         namespace::become_root_inside(&inherited.host_procfs)?;
     }
+    become_untraceable()?;
     tty::begin_session()
+}
+
+/// Not where a runtime without privileges has yet to write the id maps of this process: it could not, then.
+fn become_untraceable_early(plan: &Plan) -> Result<()> {
+    let waits_for_maps = plan.namespaces.has_new(libc::CLONE_NEWUSER as u64);
+    if waits_for_maps && !nix::unistd::geteuid().is_root() { Ok(()) } else { become_untraceable() }
 }
 
 fn close_lock(inherited: &mut Inherited) {
@@ -218,6 +233,20 @@ fn take_agent(plan: &Plan, inherited: &mut Inherited, status: Status) -> Agent {
     Agent { socket: inherited.agent.take(), state, ..Agent::default() }
 }
 
+/// Closes all but what a start takes, and what is passed on: close-on-exec comes too late for a program that is found
+/// through /proc/self/fd (CVE-2024-21626), and while init waits others may see it. Nothing of `inherited` is dropped any
+/// more.
+fn close_the_hosts_files(inherited: &Inherited) {
+    let listener = match &inherited.start {
+        Start::Listener(listener) => Some(listener.as_fd()),
+        Start::Wire | Start::Now => None,
+    };
+    let agent = inherited.agent.as_ref().map(AsFd::as_fd);
+    let kept = [Some(inherited.wire.as_fd()), listener, agent];
+    let kept = kept.into_iter().flatten().map(|file| file.as_raw_fd()).chain(trace::descriptor());
+    sys::close_all_but(3 + inherited.preserve_fds as i32, &kept.collect::<Vec<_>>());
+}
+
 /// Makes the working directory if it is missing, as runc and crun do: before the root may become read-only.
 fn make_directory(plan: &Plan, root: &Root) -> Result<()> {
     let Some(ProcessPlan { cwd, .. }) = &plan.process else { return Ok(()) };
@@ -230,8 +259,11 @@ fn make_directory(plan: &Plan, root: &Root) -> Result<()> {
     }
 }
 
-/// Says that the container is made, and waits for its start where somebody else decides on that.
+/// Says that the container is made, and waits for its start where somebody else decides on that; with nothing open that
+/// neither takes.
 fn wait_for_start(inherited: &mut Inherited) -> Result<()> {
+    close_the_hosts_files(inherited);
+    sys::forget_arguments();
     sys::prctl(libc::PR_SET_PDEATHSIG, 0).context(|| "cannot outlive the runtime")?;
     if matches!(inherited.start, Start::Now) {
         return Ok(());
@@ -296,6 +328,7 @@ fn try_stage(plan: &Plan, inherited: &mut Inherited) -> Result<Forked> {
     if plan.waits_for_scope() {
         inherited.wire.wait_for_go()?;
     }
+    become_untraceable_early(plan)?;
     cgroup::join(&std::mem::take(&mut inherited.cgroup_files))?;
     // With the host's privileges first: inside the user namespace some could not be joined any more.
     let (user, others): (Vec<_>, Vec<_>) =
@@ -315,6 +348,8 @@ fn try_stage(plan: &Plan, inherited: &mut Inherited) -> Result<Forked> {
     }
     // Entering one changes the root directory: left to init.
     inherited.namespaces = mounts;
+    // Others who are in the pid namespace already see init from its first moment.
+    become_untraceable()?;
     let flags = plan.clone_flags() | CLONE_PARENT;
     sys::clone(flags, None).map_err(|errno| namespace::refused(flags, "the container's process", errno))
 }

@@ -9,7 +9,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 use nix::unistd::Pid;
 use std::os::fd::AsRawFd;
 
-use crate::destroy::destroy;
+use crate::destroy::{destroy, end, kill_init};
 use crate::error::{Context, Error, Result};
 use crate::hook;
 use crate::notify::{self, Proxy};
@@ -37,7 +37,7 @@ pub fn start(store: &Store, id: &str, manager: Option<&OsStr>) -> Result<()> {
     go(&wire, &state).or_else(|error| {
         // "If any startContainer hook fails, the runtime MUST generate an error, stop the container, and continue".
         if error.is_of_step("startContainer") {
-            destroy(&container, &state)?;
+            end(&container, &state)?;
         }
         Err(error)
     })?;
@@ -75,7 +75,7 @@ pub fn go(wire: &Wire, state: &State) -> Result<()> {
 /// and continue the lifecycle" with its deletion.
 pub fn after_start(container: &Container, state: &State) -> Result<()> {
     hook::run_all("poststart", &state.poststart, &state.to_oci(Status::Running)).or_else(|error| {
-        destroy(container, state)?;
+        end(container, state)?;
         Err(error)
     })
 }
@@ -168,8 +168,10 @@ pub fn processes(store: &Store, id: &str) -> Result<Vec<i32>> {
 
 /// Deletes a container that has stopped or was never started; with `force` one in any state, and none at all.
 pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
+    // Before the lock is waited for: a `start` that hangs in a hook inside gives it back then.
+    let killed = if force { store.load(id).ok().filter(kill_init).and_then(|state| state.init) } else { None };
     let container = match store.open(id) {
-        Err(_) if force && store.load(id).is_err_and(|error| error == does_not_exist(id)) => return Ok(()),
+        Err(error) if force && error == does_not_exist(id) => return Ok(()),
         result => result?,
     };
     let state = match container.load() {
@@ -186,7 +188,8 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
         return Err(Error::new(format!("cannot delete container {id} that is not stopped: {status}"))
             .hint("stop it first, or pass --force"));
     }
-    destroy(&container, &state)
+    let was_alive = kill_init(&state) || killed.is_some() && killed == state.init;
+    destroy(&container, &state, was_alive)
 }
 
 /// A process that was just killed needs a moment.

@@ -7,8 +7,8 @@ use nix::errno::Errno;
 use crate::error::{Error, Result};
 use crate::safepath::Procfs;
 
-/// Where each module says that it is there.
-const APPARMOR: &str = "/sys/kernel/security/apparmor";
+/// Where each module says that it is there. AppArmor's own file system may not be mounted.
+const APPARMOR: &str = "/sys/module/apparmor/parameters/enabled";
 const SELINUX: &str = "/sys/fs/selinux";
 
 /// The labels of config.json that this host can apply: on a host without the module they mean nothing, and are left
@@ -23,7 +23,7 @@ pub struct Labels {
 /// Reads the labels.
 pub fn plan(apparmor_profile: &str, selinux_label: &str, mount_label: &str) -> Labels {
     let keep = |label: &str, module: &str, path: &str| {
-        if label.is_empty() || label == "unconfined" || Path::new(path).exists() {
+        if label.is_empty() || label == "unconfined" || is_enabled(path) {
             return label.to_owned();
         }
         crate::log::warn(format!("{module} is not enabled on this host: the label {label:?} was not applied"));
@@ -34,6 +34,11 @@ pub fn plan(apparmor_profile: &str, selinux_label: &str, mount_label: &str) -> L
         selinux_label: keep(selinux_label, "SELinux", SELINUX),
         mount_label: keep(mount_label, "SELinux", SELINUX),
     }
+}
+
+fn is_enabled(path: &str) -> bool {
+    let says_no = || std::fs::read(path).is_ok_and(|text| text.starts_with(b"N"));
+    Path::new(path).exists() && !says_no()
 }
 
 impl Labels {

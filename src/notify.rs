@@ -6,7 +6,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, Permissions};
-use std::io::IoSliceMut;
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -16,9 +16,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect, recvmsg, send, socket,
-};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect, send, socket};
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{Pid, pipe2};
 use oci_spec::runtime::MountBuilder;
@@ -27,7 +25,7 @@ use crate::error::{Context, Error, Result};
 use crate::safepath::{descriptor_path, file_type};
 use crate::spec::Spec;
 use crate::sys::poll::Place;
-use crate::sys::process::{inherited, pidfd_open};
+use crate::sys::process::pidfd_open;
 use crate::wire::send_descriptors;
 use crate::{log, sys};
 
@@ -136,18 +134,8 @@ impl Proxy {
 
     /// A message, and the descriptor that came with it: more than one are none.
     fn receive(&self, buffer: &mut [u8]) -> nix::Result<(usize, Option<OwnedFd>)> {
-        let mut parts = [IoSliceMut::new(buffer)];
-        let mut control = nix::cmsg_space!([i32; 253]);
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-        let message = recvmsg::<UnixAddr>(self.socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
-        let mut descriptors = Vec::new();
-        for part in message.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(numbers) = part {
-                descriptors.extend(numbers.into_iter().filter_map(|number| inherited(number).ok()));
-            }
-        }
-        let one = if descriptors.len() == 1 { descriptors.pop() } else { None };
-        Ok((message.bytes, one))
+        let (length, [one, more]) = sys::socket::receive(&self.socket, buffer)?;
+        Ok((length, one.filter(|_| more.is_none())))
     }
 
     /// The sender waits until all copies of its pipe are closed: the manager gets one. Nothing else is passed on, for
@@ -219,7 +207,8 @@ fn is_barrier(message: &[u8]) -> bool {
 /// What of a message goes through. With the news that it is ready, or its own idea of its main process, goes the id
 /// that this has on the host.
 fn rewritten(message: &[u8], main: Pid) -> Vec<u8> {
-    let mut passed = Vec::new();
+    // It never grows: a container may send without end, and what grows is not given back (sys::alloc).
+    let mut passed = Vec::with_capacity(message.len() + 32);
     let mut names_main = false;
     for field in fields(message) {
         let name = field.split(|byte| *byte == b'=').next().unwrap_or_default();
@@ -230,7 +219,7 @@ fn rewritten(message: &[u8], main: Pid) -> Vec<u8> {
         }
     }
     if names_main {
-        passed.extend_from_slice(format!("MAINPID={main}\n").as_bytes());
+        let _ = writeln!(passed, "MAINPID={main}");
     }
     passed
 }

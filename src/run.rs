@@ -1,7 +1,7 @@
 //! `run`: create and start in one, and in the foreground a wait for the end with signals and terminal passed on.
 
 use crate::create::{Created, Request, check_interrupt, create};
-use crate::destroy::{destroy, remove_ended};
+use crate::destroy::{end, remove_ended};
 use crate::error::Result;
 use crate::foreground::{Foreground, KILLED};
 use crate::lifecycle::{after_start, go, wait_until_ready};
@@ -33,7 +33,7 @@ pub fn run(store: &Store, mut request: Request, options: Options) -> Result<i32>
     let mut foreground = Foreground::of_container(options.no_subreaper)?;
     let mut created = create(store, &request)?;
     interrupt::hold();
-    check_interrupt().or_else(|error| destroy(&created.container, &created.state).and(Err(error)))?;
+    check_interrupt().or_else(|error| end(&created.container, &created.state).and(Err(error)))?;
     foreground.take_terminal(created.terminal.take())?;
     foreground.notifications = created.notifications.take();
     start(&created)?;
@@ -55,7 +55,7 @@ pub fn run(store: &Store, mut request: Request, options: Options) -> Result<i32>
 fn start(created: &Created) -> Result<()> {
     if let Some(wire) = &created.wire {
         go(wire, &created.state).or_else(|error| {
-            destroy(&created.container, &created.state)?;
+            end(&created.container, &created.state)?;
             Err(error)
         })?;
     }

@@ -13,14 +13,13 @@ use std::os::unix::ffi::OsStrExt;
 use crate::error::{Context, Error, Result};
 use crate::sys;
 use crate::sys::mount::{self, MountAttr, attr};
+use crate::sys::process::SEALED;
 
 const OWN_BINARY: &str = "/proc/self/exe";
-/// Tells the copy that it is one, and when the program began. The first is believed only where the kernel agrees.
-const MARK: &str = "_KELSON_SEALED";
 
 /// Returns at once in the sealed copy, and otherwise becomes it. What the first has as `began`, the copy returns.
 pub fn ensure(began: u64) -> Result<u64> {
-    if let Some(began) = std::env::var_os(MARK).filter(|_| is_sealed()) {
+    if let Some(began) = std::env::var_os(SEALED).filter(|_| is_sealed()) {
         return Ok(began.to_str().and_then(|began| began.parse().ok()).unwrap_or_default());
     }
     let copy = match read_only_clone() {
@@ -30,7 +29,7 @@ pub fn ensure(began: u64) -> Result<u64> {
     let text = |string: &std::ffi::OsStr| CString::new(string.as_bytes()).unwrap_or_default();
     let arguments: Vec<_> = std::env::args_os().map(|argument| text(&argument)).collect();
     let mut environment = sys::process::own_environment();
-    environment.push(text(format!("{MARK}={began}").as_ref()));
+    environment.push(text(format!("{SEALED}={began}").as_ref()));
     let errno = sys::process::exec_descriptor(
         &copy,
         &sys::process::pointers(&arguments),

@@ -8,11 +8,12 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Component, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, Flockable, OFlag};
+use nix::sys::stat::{FileStat, fstat};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::CgroupState;
@@ -339,6 +340,11 @@ pub fn validate_id(id: &str) -> Result<()> {
     Ok(())
 }
 
+fn is_at(directory: &OwnedFd, path: &Path) -> bool {
+    let identity = |stat: nix::Result<FileStat>| stat.map(|stat| (stat.st_dev, stat.st_ino));
+    identity(fstat(directory)).is_ok_and(|own| identity(nix::sys::stat::stat(path)) == Ok(own))
+}
+
 /// Gives a lock back. One that will not go ends with this process: dropped, it would be a panic.
 fn release<T: Flockable>(mut lock: Flock<T>) {
     const ATTEMPTS: usize = 3;
@@ -364,6 +370,12 @@ impl Container {
         let mut directory = directory.on_path("cannot open the container's directory", &path)?;
         loop {
             match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) if !is_at(&lock, &path) => {
+                    // Whoever had the lock has removed the container; what is there now is another's.
+                    release(lock);
+                    let id = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                    return Err(does_not_exist(&id));
+                }
                 Ok(lock) => return Ok(Self { path, lock: Some(lock) }),
                 Err((back, Errno::EWOULDBLOCK)) if began.elapsed() < LOCK_DEADLINE => directory = back,
                 Err((_, errno)) => {

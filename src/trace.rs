@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -81,6 +82,11 @@ pub fn enter(process: Process) {
 /// Tells no more: of a process that outlives the runtime, or must hold nothing of it.
 pub fn leave() {
     *lock() = None;
+}
+
+/// The pipe's end that steps are told through, while there are any to tell.
+pub fn descriptor() -> Option<i32> {
+    lock().as_ref().map(|trace| trace.writer.as_raw_fd())
 }
 
 /// Writes the file, at the runtime's end.

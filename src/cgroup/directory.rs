@@ -84,7 +84,7 @@ fn try_make(hierarchy: &Hierarchy, path: &Path) -> Result<()> {
 /// that leaves removes it. Privileged users set one attribute, others another; neither is needed to run.
 const MARKS: [&CStr; 2] = [c"trusted.kelson", c"user.kelson"];
 
-fn mark(place: &Path) {
+pub fn mark(place: &Path) {
     let _ = MARKS.iter().any(|name| sys::fs::set_attribute(place, name).is_ok());
 }
 

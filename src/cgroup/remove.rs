@@ -9,20 +9,27 @@ use nix::errno::Errno;
 use nix::unistd::UnlinkatFlags;
 
 use super::CgroupState;
-use super::directory::is_marked;
+use super::directory::{is_marked, mark};
 use super::events::Events;
 use super::processes::{describe, processes_below, with_nested};
 use crate::error::{Error, Result};
+use crate::log;
 
 /// How long the end of killed processes is waited for.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long the end of processes is waited for that are not to be killed.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 impl CgroupState {
-    /// Removes the container's cgroups and what was made for them, killing what is still inside.
-    pub fn remove(&self) -> Result<()> {
-        self.stop_scope();
+    /// Removes the container's cgroups and what was made for them. What is still inside is killed, or if it cannot be the
+    /// container's, left, with a warning.
+    pub fn remove(&self, is_the_containers: bool) -> Result<()> {
+        if is_the_containers || self.processes().is_empty() {
+            self.stop_scope();
+        }
         for directory in &self.directories {
-            self.empty(directory)?;
+            self.empty(directory, is_the_containers)?;
         }
         self.directories.iter().try_for_each(|directory| self.remove_above(directory))
     }
@@ -47,7 +54,7 @@ impl CgroupState {
     }
 
     /// Removes a cgroup with those below it; or, if it was there before the container, all that is not its own.
-    fn empty(&self, directory: &Path) -> Result<()> {
+    fn empty(&self, directory: &Path, is_the_containers: bool) -> Result<()> {
         let began = Instant::now();
         for turn in 0_u32.. {
             if self.is_gone(directory)? {
@@ -56,7 +63,16 @@ impl CgroupState {
             if began.elapsed() > DEADLINE {
                 break;
             }
-            if !processes_below(directory).is_empty() {
+            let processes = processes_below(directory);
+            // One that an `exec` was about to add ends by itself.
+            if !(is_the_containers || processes.is_empty() || began.elapsed() < PATIENCE) {
+                let others: Vec<_> = processes.iter().map(|pid| describe(*pid)).collect();
+                // The last of them is to remove it.
+                mark(directory);
+                log::warn(format!("the cgroup {} is left, others use it: {}", directory.display(), others.join(", ")));
+                return Ok(());
+            }
+            if is_the_containers && !processes.is_empty() {
                 // What somebody has moved in this hierarchy only is not reached in the others.
                 if turn == 0 { self.kill_all() } else { self.kill_by_turns() }
             }
@@ -67,7 +83,7 @@ impl CgroupState {
 
     /// Tries to remove a cgroup. The usual case is one rmdir(2).
     fn is_gone(&self, directory: &Path) -> Result<bool> {
-        let stays = self.found.contains(directory);
+        let stays = self.found.contains(directory) && !is_marked(directory);
         match if stays { Err(Errno::EBUSY) } else { rmdir(directory) } {
             Ok(()) | Err(Errno::ENOENT | Errno::ENODEV) => return Ok(true),
             Err(Errno::EBUSY | Errno::ENOTEMPTY) => {}

@@ -8,13 +8,13 @@ use nix::fcntl::OFlag;
 use nix::unistd::{Pid, chroot, fchdir};
 
 use super::Plan;
-use crate::confinement::{Agent, Program};
+use crate::confinement::{Agent, Program, become_untraceable};
 use crate::error::{Context, Error, Result};
 use crate::process::rlimit::{self, ResourceLimit};
 use crate::safepath::{Procfs, Root};
 use crate::state::Status;
 use crate::sys::process::{self as sys, CLONE_PARENT, Forked};
-use crate::sys::sched::set_affinity;
+use crate::sys::sched::{reset_affinity, set_affinity};
 use crate::trace::{self, Process, step};
 use crate::wire::{Message, Wire};
 use crate::{cgroup, namespace, process, rdt, tty};
@@ -57,13 +57,16 @@ fn story(plan: &Plan, inherited: &mut Inherited) -> Result<Infallible> {
 /// Ends with the runtime, becomes untraceable, joins the cgroups; sets what takes the host's files.
 fn begin(plan: &Plan, inherited: &mut Inherited) -> Result<Procfs> {
     end_with_the_runtime(true)?;
-    sys::prctl(libc::PR_SET_DUMPABLE, 0).context(|| "cannot become untraceable")?;
+    become_untraceable()?;
     cgroup::join(&std::mem::take(&mut inherited.cgroup_files))?;
     let procfs = Procfs::host()?;
-    if let Some(cpus) = &plan.process.schedule.final_cpus {
-        set_affinity(Pid::from_raw(0), cpus)
+    let schedule = &plan.process.schedule;
+    match &schedule.final_cpus {
+        Some(cpus) => set_affinity(Pid::from_raw(0), cpus)
             .context(|| "cannot set the CPU affinity")
-            .map_err(|error| error.pointer("/process/execCPUAffinity/final"))?;
+            .map_err(|error| error.pointer("/process/execCPUAffinity/final"))?,
+        None if schedule.initial_cpus.is_none() => drop(reset_affinity()),
+        None => {}
     }
     rlimit::raise(&plan.process.rlimits, Pid::from_raw(0))?;
     if let Some(score) = plan.process.oom_score_adj {
@@ -125,7 +128,12 @@ fn become_the_process(
     // The stage itself must not count among the user's processes.
     rlimit::apply(&plan.process.rlimits, |limit| !limit.is_on_processes())?;
     let mut early = if plan.confinement.loads_early(&plan.process) { agent.take() } else { None };
-    early.iter_mut().for_each(|agent| agent.alone = plan.state.namespaces & PID != 0);
+    let own_pids = plan.state.namespaces & PID != 0;
+    if let Some(agent) = &mut early {
+        agent.alone = own_pids;
+        // This process becomes the program itself then.
+        agent.pid = (!own_pids).then(|| Pid::this().as_raw());
+    }
     plan.confinement.become_user(&plan.process, prepared, (root, &inherited.wire), early)
 }
 
@@ -133,6 +141,7 @@ fn become_the_process(
 fn enter_pid_namespace(plan: &Plan, inherited: &Inherited, agent: Option<&Agent>) -> Result<()> {
     let agent = agent.and_then(|agent| agent.socket.as_ref()).map(AsRawFd::as_raw_fd);
     let kept = [Some(std::os::fd::AsFd::as_fd(&inherited.wire).as_raw_fd()), agent];
+    sys::forget_arguments();
     sys::close_all_but(3 + plan.preserve_fds as i32, &kept.into_iter().flatten().collect::<Vec<_>>());
     if plan.state.namespaces & PID == 0 {
         return inherited.wire.send(&Message::Init(Pid::this().as_raw()));

@@ -141,6 +141,51 @@ pub fn close_all_but(first: i32, kept: &[i32]) {
     close(first, u32::MAX);
 }
 
+/// Keeps tracers without the privilege on the host away from this process, and from what it forks, `PR_SET_DUMPABLE`. A
+/// change of credentials undoes it, by setns(2) and unshare(2) too.
+pub fn become_untraceable() -> nix::Result<()> {
+    prctl(libc::PR_SET_DUMPABLE, 0)
+}
+
+/// Tells the sealed copy of the runtime that it is one, and when the program began. The first is believed only where the
+/// kernel agrees.
+pub const SEALED: &str = "_KELSON_SEALED";
+
+/// Wipes this process's arguments and environment as the kernel shows them to others, `/proc/PID/cmdline` and `environ`:
+/// they are the caller's, and a process that waits in a container can be seen there. The environment is empty afterwards.
+pub fn forget_arguments() {
+    unsafe extern "C" {
+        // The first argument, as the C library keeps it.
+        static mut program_invocation_name: *mut libc::c_char;
+        static mut environ: *mut *mut libc::c_char;
+    }
+    let wipe = |text: *mut libc::c_char| {
+        // SAFETY: the text is a C string of this process's own, which it may write to.
+        unsafe {
+            let length = libc::strlen(text);
+            std::ptr::write_bytes(text, 0, length);
+            text.add(length + 1)
+        }
+    };
+    let count = std::env::args_os().len();
+    // SAFETY: this process has one thread, and nobody else changes the two; the kernel lays the arguments side by side
+    // (execve(2)), each with its NUL; the environment is a list that ends with null, and then is made an empty one.
+    unsafe {
+        let mut text = program_invocation_name;
+        for _ in 0..count {
+            text = wipe(text);
+        }
+        let mut variable = environ;
+        while !variable.is_null() && !(*variable).is_null() {
+            wipe(*variable);
+            variable = variable.add(1);
+        }
+        if !environ.is_null() {
+            *environ = std::ptr::null_mut();
+        }
+    }
+}
+
 /// The three capability sets of capset(2), as bit masks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CapabilitySets {

@@ -48,6 +48,12 @@ pub fn set_memory_policy(mode: u32, nodes: &[u64]) -> nix::Result<()> {
     unit(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask, bits) })
 }
 
+/// Lets the caller run on every CPU of its cpuset, whatever its parent was bound to.
+pub fn reset_affinity() -> nix::Result<()> {
+    // As many as the kernel can be built for.
+    set_affinity(Pid::from_raw(0), &[u64::MAX; 8192 / 64])
+}
+
 /// Binds `pid` (0: the caller) to the CPUs of a bit mask, `sched_setaffinity(2)`.
 pub fn set_affinity(pid: Pid, cpus: &[u64]) -> nix::Result<()> {
     // SAFETY: the pointer and the length in bytes describe `cpus`.

@@ -30,6 +30,45 @@ fn numbers(report: &Value) -> Vec<&str> {
 }
 
 #[test]
+fn a_created_container_holds_nothing_of_the_hosts() {
+    let host = Host::new();
+    let leaked = leak(5);
+    for file in &leaked {
+        fcntl(file, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+    }
+    for own_users in [false, true] {
+        let mut bundle = host.bundle();
+        if own_users {
+            user_namespace(&mut bundle, 100_000);
+        }
+        bundle.making("create", &[]).run().ok();
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", bundle.pid())).unwrap().flatten();
+        let held = descriptors.filter(|entry| entry.file_name().to_string_lossy().parse::<i32>().unwrap() > 2);
+        let held: Vec<_> = held.map(|entry| fs::read_link(entry.path()).unwrap().display().to_string()).collect();
+        assert!(held.iter().all(|target| target.starts_with("socket:")), "{own_users}: {held:?}");
+        bundle.delete_by_force();
+    }
+}
+
+#[test]
+fn cve_2024_21626_no_program_is_found_through_a_descriptor() {
+    let host = Host::new();
+    let file = host.temp.join("tool");
+    fs::copy(crate::harness::program("probe"), &file).unwrap();
+    let leaked: OwnedFd = fs::File::open(&host.temp).unwrap().into();
+    let mut bundle = host.bundle();
+    with_descriptor_3(&mut bundle, &leaked, "");
+    for number in 3..30 {
+        let path = format!("/proc/self/fd/{number}");
+        for program in [format!("{path}/tool"), format!("{path}/self/exe"), format!("{path}/1/root{}", file.display())]
+        {
+            let output = bundle.args(&[&program, "fds"]).run();
+            assert_ne!(output.code, 0, "{program}: {output:?}");
+        }
+    }
+}
+
+#[test]
 fn cve_2024_21626_fifty_directories_of_the_host_do_not_reach_the_program() {
     let host = Host::new();
     let leaked = leak(50);

@@ -1,4 +1,4 @@
-//! Attacks on `exec` from inside a running container.
+//! Attacks on `exec`, and on a start in shared namespaces, from inside a running container.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::harness::{Bundle, Host, Running, View, program, seconds, wait_until};
-use crate::support::{Canary, give, user_namespace};
+use crate::support::{Canary, give, namespace, user_namespace};
 
 /// What the runtime's binary is: content, times, inode.
 fn binary() -> (Vec<u8>, i64, u64) {
@@ -73,6 +73,29 @@ fn what_a_tracer_finds_is_the_containers(count: usize) {
     let harm: Vec<_> = found.iter().filter(|line| !harmless.contains(&line.as_str())).collect();
     assert!(harm.is_empty(), "{harm:?}");
     assert!(binary() == before, "the runtime's binary has changed");
+}
+
+/// As containers of a pod do: one more is made in the user and pid namespace of one that is hostile.
+#[test]
+fn cve_2016_9962_nobody_in_a_shared_namespace_can_look_into_a_container_in_the_making() {
+    let host = Host::new();
+    let (bundle, running) = watched(&host, |bundle| {
+        user_namespace(bundle, 100_000);
+        give(bundle, &["CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"]);
+    });
+    let mut other = host.bundle();
+    for kind in ["user", "pid"] {
+        namespace(&mut other, kind, Some(&format!("/proc/{}/ns/{kind}", bundle.pid())));
+    }
+    for _ in 0..40 {
+        other.args(&["/bin/true"]).run().ok();
+    }
+    let (found, seen) = findings(&bundle, running, 0);
+    assert!(seen > 0, "it never saw one");
+    // All capabilities are worth nothing beyond the namespace; the arguments, which everybody may read, say nothing.
+    let harmless = |line: &String| line == "CAP_SYS_ADMIN" || line.starts_with("cmdline: ");
+    let found: Vec<_> = found.into_iter().filter(|line| !harmless(line)).collect();
+    assert!(found.is_empty(), "{found:?}");
 }
 
 #[test]

@@ -145,7 +145,7 @@ fn another_process_with_inits_id_gets_no_signal() {
 fn another_process_with_inits_id_survives_a_delete_by_force() {
     let host = Host::new();
     let mut bundle = host.bundle();
-    bundle.args(&["/bin/sleep", "100"]).up();
+    bundle.share("pid").args(&["/bin/sleep", "100"]).up();
     let (pid, other) = (bundle.pid(), later_process(&host));
     forge(&bundle, other.pid());
     bundle.delete_by_force();

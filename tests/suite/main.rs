@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod harness;
+mod sharing;
 mod support;
 
 mod attacks;

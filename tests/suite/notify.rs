@@ -68,6 +68,27 @@ fn with_script<'a>(host: &'a Host, script: &str) -> Bundle<'a> {
 }
 
 #[test]
+fn a_container_that_talks_without_end_costs_the_runtime_no_memory() {
+    let host = Host::new();
+    let manager = Manager::new(&host);
+    let script = "null = os.open('/dev/null', os.O_RDONLY)\nsay('STATUS=ready')\n\
+        for _ in range(20000): say('READY=0\\nMAINPID=1', *[null] * 20)\nsay('STATUS=end')\ntime.sleep(100)";
+    let bundle = with_script(&host, script);
+    let run = manager.told(bundle.making("run", &[])).spawn();
+    let memory = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", run.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+    };
+    assert_eq!(manager.next().0, "STATUS=ready\n");
+    let before = memory();
+    while manager.next().0 != "STATUS=end\n" {}
+    assert!(memory() < before + 512, "{before} KiB before, {} after", memory());
+    bundle.kill("KILL").ok();
+    run.wait();
+}
+
+#[test]
 fn start_waits_until_the_container_is_ready_and_the_manager_has_read_it() {
     let host = Host::new();
     let manager = Manager::new(&host);
