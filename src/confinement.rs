@@ -116,9 +116,9 @@ impl Confinement {
     }
 
     /// Joins the container's session keyring, so that its processes do not see the caller's keys.
-    pub fn join_keyring(&self) -> Result<()> {
+    pub fn join_keyring(&self, procfs: &Procfs) -> Result<()> {
         let Some(name) = &self.keyring else { return Ok(()) };
-        match sys::join_session_keyring(name) {
+        match self.labels.with_label_for_keys(procfs, || sys::join_session_keyring(name))? {
             Ok(keyring) => {
                 // Only for the container's own lookups; a kernel that refuses does no harm.
                 let _ = sys::allow_keyring_search(keyring);

@@ -142,7 +142,7 @@ fn enter_namespaces(plan: &Plan, inherited: &mut Inherited) -> Result<()> {
     if plan.namespaces.has_new(libc::CLONE_NEWNET as u64) {
         netdev::loopback_up()?;
     }
-    plan.confinement.join_keyring()
+    plan.confinement.join_keyring(&inherited.host_procfs)
 }
 
 fn make_devices(plan: &Plan, root: &Root) -> Result<()> {

@@ -53,6 +53,22 @@ impl Labels {
     }
 }
 
+impl Labels {
+    /// Does `work` while keyrings that are made have the process's SELinux label: with another it could not use its own.
+    pub fn with_label_for_keys<T>(&self, procfs: &Procfs, work: impl FnOnce() -> T) -> Result<T> {
+        if self.selinux_label.is_empty() {
+            return Ok(work());
+        }
+        let label = |text: &str| match procfs.write("self/attr/keycreate", text) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(Error::new("cannot give keyrings the SELinux label").errno(errno)),
+        };
+        label(&self.selinux_label).map_err(|error| error.pointer("/process/selinuxLabel"))?;
+        let done = work();
+        label("").map(|()| done)
+    }
+}
+
 fn label_exec(procfs: &Procfs, apparmor_profile: &str, selinux_label: &str) -> Result<()> {
     if !apparmor_profile.is_empty() && apparmor_profile != "unconfined" {
         let text = format!("exec {apparmor_profile}");

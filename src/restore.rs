@@ -26,7 +26,7 @@ use crate::mount::source::clone_path;
 use crate::mount::{Kind, MountPlan, attach, cgroupfs};
 use crate::plan::{self, Plan, Settings};
 use crate::rootfs::{self, RootfsPlan};
-use crate::safepath::{Leaf, Places, Root, descriptor_path};
+use crate::safepath::{Leaf, Places, Procfs, Root, descriptor_path};
 use crate::spec::Spec;
 use crate::state::{Container, Init, State, Status, Store};
 use crate::sys::fs::{canonical, open};
@@ -110,7 +110,7 @@ fn make(
             wire.wait_for_go()?;
         }
         cgroup::join(files)?;
-        plan.confinement.join_keyring()
+        plan.confinement.join_keyring(&Procfs::host()?)
     };
     // The mounts that criu needs are made where nobody else sees them; there it mounts more, below its own directory.
     let (directories, service, options) = apart(|| {

@@ -105,7 +105,7 @@ fn enter_namespaces(plan: &Plan, inherited: &Inherited, procfs: &Procfs) -> Resu
     if let Some(root) = shared {
         root.and_then(fchdir).and_then(|()| chroot(".")).context(|| "cannot enter the container's root")?;
     }
-    plan.confinement.join_keyring()?;
+    plan.confinement.join_keyring(procfs)?;
     crate::sys::fs::open("/", directory).map(Root::new).context(|| "cannot open the container's root")
 }
 

@@ -167,7 +167,8 @@ mod tests {
         let lines = written(r#"[{"allow":false,"access":"rwm"},{"allow":true,"major":10,"minor":200,"access":"r"}]"#);
         assert_eq!(lines[..3], ["-a *:* rwm", "+b 10:200 r", "+c 10:200 r"]);
         assert!(!lines[1..].iter().any(|line| line.contains("a ")));
-        assert_eq!(written(r#"[{"allow":false,"major":10,"access":"w"}]"#), ["-b 10:* w", "-c 10:* w"]);
+        let lines = written(r#"[{"allow":true,"access":"rwm"},{"allow":false,"major":10,"access":"w"}]"#);
+        assert_eq!(lines, ["+a *:* rwm", "-b 10:* w", "-c 10:* w"]);
     }
 
     #[test]
