@@ -124,10 +124,11 @@ fn begin(plan: &Plan, inherited: &mut Inherited) -> Result<()> {
     tty::begin_session()
 }
 
-/// Not where a runtime without privileges has yet to write the id maps of this process: it could not, then.
+/// Not where without privileges the id maps or the clocks of this process have yet to be written: they could not, then.
 fn become_untraceable_early(plan: &Plan) -> Result<()> {
-    let waits_for_maps = plan.namespaces.has_new(libc::CLONE_NEWUSER as u64);
-    if waits_for_maps && !nix::unistd::geteuid().is_root() { Ok(()) } else { become_untraceable() }
+    let namespaces = &plan.namespaces;
+    let is_written_to = namespaces.has_new(libc::CLONE_NEWUSER as u64) || !namespaces.time_offsets.is_empty();
+    if is_written_to && !nix::unistd::geteuid().is_root() { Ok(()) } else { become_untraceable() }
 }
 
 fn close_lock(inherited: &mut Inherited) {

@@ -245,6 +245,7 @@ fn cgroup_view(cgroup: &CgroupPlan, namespaced: bool) -> cgroupfs::View {
         hierarchies: hierarchies
             .map(|(hierarchy, directory)| cgroupfs::Hierarchy {
                 name: hierarchy.name(),
+                mount_point: hierarchy.mount_point.clone(),
                 controllers: hierarchy.controllers.clone(),
                 directory: directory.clone(),
             })

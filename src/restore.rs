@@ -287,17 +287,11 @@ fn place(mount: &MountPlan, plan: &Plan, root: &Root) -> Result<Vec<Bind>> {
 
 /// What a container without a cgroup namespace sees of the host's cgroups.
 fn host_cgroups(mount: &MountPlan, plan: &Plan) -> Vec<Bind> {
-    let unified = plan.cgroup.layout.hierarchies.iter().find(|hierarchy| hierarchy.is_unified());
-    let parts = cgroupfs::expand(mount, &plan.cgroup_view).into_iter().next().into_iter().flatten();
-    let bind = |part: MountPlan| {
-        let (source, recursive) = match part.kind {
-            Kind::Bind { source, recursive } => (source, recursive),
-            Kind::Filesystem { name, .. } if name.as_c_str() == c"cgroup2" => (unified?.mount_point.clone(), false),
-            _ => return None,
-        };
-        Some(Bind { place: part.destination, source, recursive })
+    let bind = |part: MountPlan| match part.kind {
+        Kind::Bind { source, recursive } => Some(Bind { place: part.destination, source, recursive }),
+        _ => None,
     };
-    parts.filter_map(bind).collect()
+    cgroupfs::expand(mount, &plan.cgroup_view).into_iter().flatten().filter_map(bind).collect()
 }
 
 /// Mounts a bind mount; its place in the container, without symbolic links.

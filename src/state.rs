@@ -114,7 +114,15 @@ impl Status {
 struct Stat {
     state: char,
     flags: u64,
+    threads: u64,
     start_time: u64,
+}
+
+impl Stat {
+    /// The first thread may have ended before the others.
+    fn has_ended(&self) -> bool {
+        matches!(self.state, 'Z' | 'X') && self.threads <= 1
+    }
 }
 
 /// Of a process that was forked and has not executed a program since: `PF_FORKNOEXEC`, the same since Linux 2.6.
@@ -136,8 +144,9 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let mut fields = text.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?.chars().next()?;
     let flags = fields.nth(5)?.parse().ok()?;
-    let start_time = fields.nth(12)?.parse().ok()?;
-    Some(Stat { state, flags, start_time })
+    let threads = fields.nth(10)?.parse().ok()?;
+    let start_time = fields.nth(1)?.parse().ok()?;
+    Some(Stat { state, flags, threads, start_time })
 }
 
 impl Init {
@@ -149,9 +158,9 @@ impl Init {
 
     /// One that cannot be looked at is taken for a running one: nothing of it is given up.
     fn look(self) -> Option<Stat> {
-        let unseen = Stat { state: 'R', flags: 0, start_time: self.start_time };
+        let unseen = Stat { state: 'R', flags: 0, threads: 1, start_time: self.start_time };
         let found = stat(self.pid).unwrap_or(Some(unseen));
-        found.filter(|stat| stat.start_time == self.start_time && !matches!(stat.state, 'Z' | 'X'))
+        found.filter(|stat| stat.start_time == self.start_time && !stat.has_ended())
     }
 
     /// Whether the process, which closed what it closes on exec, is seen to have ended instead: the kernel clears the
@@ -245,7 +254,13 @@ impl Store {
             }
             result => {
                 result.on_path("cannot make the container's directory", &path)?;
-                Container::lock(path.clone()).inspect_err(|_| drop(fs::remove_dir(path)))
+                Container::lock(path.clone()).map_err(|error| {
+                    if error == does_not_exist(id) {
+                        return Error::new("another kelson is at work on this container").path(path);
+                    }
+                    let _ = fs::remove_dir(path);
+                    error
+                })
             }
         }
     }

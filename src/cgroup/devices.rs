@@ -105,15 +105,14 @@ pub fn belong_to(hierarchy: &Hierarchy, layout: &Layout) -> bool {
     layout.unified || hierarchy.controllers.iter().any(|controller| controller == "devices")
 }
 
-/// Applies the rules to a new cgroup, open at `directory`.
-pub fn apply(directory: &OwnedFd, unified: bool, rules: &[Rule]) -> Result<()> {
+/// Applies the rules to the cgroup of a new container, open at `directory`. One that `is_new` has no program yet.
+pub fn apply(directory: &OwnedFd, is_new: bool, unified: bool, rules: &[Rule]) -> Result<()> {
     if unified {
-        return attach(directory, rules, false);
+        return attach(directory, rules, !is_new);
     }
-    // One with others below it takes no line for all devices, and needs none where it allows them.
-    let write =
-        |line| files::write(directory, line).or_else(|error| files::holds(directory, line).then_some(()).ok_or(error));
-    files::lines(rules)?.iter().try_for_each(write)
+    let written = files::lines(rules)?.iter().try_for_each(|line| files::write(directory, line));
+    // One with others below it takes no line for all devices, and needs none where it has the same list already.
+    written.or_else(|error| if files::has(directory, rules) { Ok(()) } else { Err(error) })
 }
 
 /// Applies the rules to the cgroup of running processes: what they may use before and after, they may use meanwhile.

@@ -49,8 +49,8 @@ pub fn already_there(directories: &[PathBuf]) -> Result<BTreeSet<PathBuf>> {
     Ok(found)
 }
 
-/// Makes `path` and what lies above it.
-pub fn make(hierarchy: &Hierarchy, path: &Path) -> Result<()> {
+/// Makes `path` and what lies above it; whether it was not there before.
+pub fn make(hierarchy: &Hierarchy, path: &Path) -> Result<bool> {
     for _ in 0..ATTEMPTS {
         match try_make(hierarchy, path) {
             Err(error) if error.os_error() == Some(Errno::ENOENT) => {}
@@ -60,9 +60,10 @@ pub fn make(hierarchy: &Hierarchy, path: &Path) -> Result<()> {
     try_make(hierarchy, path)
 }
 
-fn try_make(hierarchy: &Hierarchy, path: &Path) -> Result<()> {
+fn try_make(hierarchy: &Hierarchy, path: &Path) -> Result<bool> {
     let below = path.strip_prefix(&hierarchy.mount_point).unwrap_or(path);
     let mut place = hierarchy.mount_point.clone();
+    let mut is_new = false;
     for name in below {
         if hierarchy.is_unified() {
             enable_controllers(&place);
@@ -70,14 +71,15 @@ fn try_make(hierarchy: &Hierarchy, path: &Path) -> Result<()> {
         place.push(name);
         match mkdir(&place, Mode::from_bits_truncate(0o755)) {
             Ok(()) if place != path => mark(&place),
-            Ok(()) | Err(Errno::EEXIST) => {}
+            Ok(()) => is_new = true,
+            Err(Errno::EEXIST) => {}
             Err(errno) => return Err(refused(&place, errno)),
         }
         if hierarchy.controllers.iter().any(|name| name == "cpuset") {
             inherit_cpuset(&place)?;
         }
     }
-    Ok(())
+    Ok(is_new)
 }
 
 /// What tells a directory above a container's that kelson made: other containers may come to share it, and the last

@@ -167,10 +167,10 @@ impl CgroupPlan {
     fn try_make(&self, more: bool) -> Result<Cgroups> {
         let mut cgroups = Cgroups::default();
         for (index, (hierarchy, path)) in self.layout.hierarchies.iter().zip(&self.directories).enumerate() {
-            directory::make(hierarchy, path)?;
+            let is_new = directory::make(hierarchy, path)?;
             let cgroup = Cgroup::open(path, hierarchy)?;
             cgroup.write(self.writes.iter().filter(|write| write.hierarchy == index && !(more && write.late)))?;
-            self.guard_devices(&cgroup)?;
+            self.guard_devices(&cgroup, is_new)?;
             if hierarchy.is_unified() {
                 if let Some(owner) = self.owner {
                     owner::give(&cgroup.directory, path, owner)?;
@@ -184,11 +184,11 @@ impl CgroupPlan {
         Ok(cgroups)
     }
 
-    fn guard_devices(&self, cgroup: &Cgroup<'_>) -> Result<()> {
+    fn guard_devices(&self, cgroup: &Cgroup<'_>, is_new: bool) -> Result<()> {
         if !devices::belong_to(cgroup.hierarchy, &self.layout) {
             return Ok(());
         }
-        match devices::apply(&cgroup.directory, cgroup.hierarchy.is_unified(), &self.devices) {
+        match devices::apply(&cgroup.directory, is_new, cgroup.hierarchy.is_unified(), &self.devices) {
             // Without privileges nobody can make device nodes either.
             Err(error) if is_no_permission(&error) && is_rootless() => Ok(()),
             result => result.map_err(|error| error.path(cgroup.path).pointer("/linux/resources/devices")),

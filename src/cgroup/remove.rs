@@ -28,8 +28,9 @@ impl CgroupState {
         if is_the_containers || self.processes().is_empty() {
             self.stop_scope();
         }
+        let patience = if is_the_containers { None } else { Some(Instant::now() + PATIENCE) };
         for directory in &self.directories {
-            self.empty(directory, is_the_containers)?;
+            self.empty(directory, patience)?;
         }
         self.directories.iter().try_for_each(|directory| self.remove_above(directory))
     }
@@ -53,8 +54,9 @@ impl CgroupState {
         Ok(())
     }
 
-    /// Removes a cgroup with those below it; or, if it was there before the container, all that is not its own.
-    fn empty(&self, directory: &Path, is_the_containers: bool) -> Result<()> {
+    /// Removes a cgroup with those below it; or, if it was there before the container, all that is not its own. With
+    /// `patience` processes are not killed, but waited for until then, and then left.
+    fn empty(&self, directory: &Path, patience: Option<Instant>) -> Result<()> {
         let began = Instant::now();
         for turn in 0_u32.. {
             if self.is_gone(directory)? {
@@ -65,14 +67,14 @@ impl CgroupState {
             }
             let processes = processes_below(directory);
             // One that an `exec` was about to add ends by itself.
-            if !(is_the_containers || processes.is_empty() || began.elapsed() < PATIENCE) {
+            if !processes.is_empty() && patience.is_some_and(|end| Instant::now() > end) {
                 let others: Vec<_> = processes.iter().map(|pid| describe(*pid)).collect();
                 // The last of them is to remove it.
                 mark(directory);
                 log::warn(format!("the cgroup {} is left, others use it: {}", directory.display(), others.join(", ")));
                 return Ok(());
             }
-            if is_the_containers && !processes.is_empty() {
+            if patience.is_none() && !processes.is_empty() {
                 // What somebody has moved in this hierarchy only is not reached in the others.
                 if turn == 0 { self.kill_all() } else { self.kill_by_turns() }
             }
@@ -83,16 +85,23 @@ impl CgroupState {
 
     /// Tries to remove a cgroup. The usual case is one rmdir(2).
     fn is_gone(&self, directory: &Path) -> Result<bool> {
-        let stays = self.found.contains(directory) && !is_marked(directory);
+        let stays = self.stays(directory);
         match if stays { Err(Errno::EBUSY) } else { rmdir(directory) } {
             Ok(()) | Err(Errno::ENOENT | Errno::ENODEV) => return Ok(true),
             Err(Errno::EBUSY | Errno::ENOTEMPTY) => {}
             Err(errno) => return Err(cannot_remove(directory, errno)),
         }
-        let nested: Vec<PathBuf> =
-            with_nested(directory).into_iter().filter(|nested| !self.found.contains(nested)).collect();
+        let nested: Vec<PathBuf> = with_nested(directory).into_iter().filter(|nested| !self.stays(nested)).collect();
         let all_gone = nested.iter().all(|nested| matches!(rmdir(nested), Ok(()) | Err(Errno::ENOENT)));
         Ok(all_gone && (!stays || processes_below(directory).is_empty()))
+    }
+}
+
+impl CgroupState {
+    /// Whether a cgroup was there before the container, and is not one that others have left to the last.
+    fn stays(&self, directory: &Path) -> bool {
+        let has_others = || self.found.iter().any(|found| found != directory && found.starts_with(directory));
+        self.found.contains(directory) && (!is_marked(directory) || has_others())
     }
 }
 

@@ -226,22 +226,28 @@ fn destination(tree: &OwnedFd, mount: &MountPlan, places: &Places) -> Result<Own
     find(mount, places, leaf)
 }
 
-/// Resolves a mount's destination, making it as `leaf` if it does not exist.
+/// Resolves a mount's destination, making it as `leaf` if it does not exist; before it is mounted there.
 pub fn find(mount: &MountPlan, places: &Places, leaf: Leaf) -> Result<OwnedFd> {
     let path = &mount.destination;
-    let place = places.open_or_create(path, leaf).map_err(|errno| {
+    let place = open(mount, places, leaf)?;
+    // A link of the image may lead there.
+    match places.mounted_on(Path::new("/proc")) {
+        Some(procfs) if !path.starts_with("/proc") && is_on_same(&place, procfs)? => Err(inside_proc(path)),
+        _ => Ok(place),
+    }
+}
+
+/// Opens a mount's destination, with what is mounted there.
+pub fn open(mount: &MountPlan, places: &Places, leaf: Leaf) -> Result<OwnedFd> {
+    let path = &mount.destination;
+    places.open_or_create(path, leaf).map_err(|errno| {
         let error = Error::new("cannot reach the destination of a mount").path(path).errno(errno);
         match errno {
             Errno::ELOOP => error.hint("there is a symbolic link, which is not followed in /proc, /sys and /dev"),
             Errno::EROFS => error.hint("the mount point does not exist, and its file system is read-only"),
             _ => error,
         }
-    })?;
-    // A link of the image may lead there.
-    match places.mounted_on(Path::new("/proc")) {
-        Some(procfs) if !path.starts_with("/proc") && is_on_same(&place, procfs)? => Err(inside_proc(path)),
-        _ => Ok(place),
-    }
+    })
 }
 
 fn is_on_same(place: &OwnedFd, file_system: &Root) -> Result<bool> {

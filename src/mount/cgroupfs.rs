@@ -28,6 +28,7 @@ pub struct Hierarchy {
     pub name: String,
     /// Its controllers, and `name=systemd` and the like for one without; empty for the unified one.
     pub controllers: Vec<String>,
+    pub mount_point: PathBuf,
     /// The container's own cgroup in it, on the host.
     pub directory: PathBuf,
 }
@@ -35,12 +36,16 @@ pub struct Hierarchy {
 /// The mounts that `mount` stands for: ways to try in turn.
 pub fn expand(mount: &MountPlan, view: &View) -> Vec<Vec<MountPlan>> {
     if view.unified || is_unified(mount) {
-        // Without a namespace of the container's own it shows the whole hierarchy, as /proc/self/cgroup and engines'
-        // `--cgroupns=host` have it.
-        let file_system = part(mount, "", file_system("cgroup2", &[]));
         let own = view.hierarchies.iter().find(|hierarchy| hierarchy.controllers.is_empty());
-        let own = own.map(|own| part(mount, "", bind(&own.directory)));
-        return [Some(file_system), own].into_iter().flatten().map(|way| vec![way]).collect();
+        let file_system = file_system("cgroup2", &[]);
+        let ways = match own {
+            None => vec![file_system],
+            Some(own) if view.namespaced => vec![file_system, bind(&own.directory)],
+            // The whole hierarchy, as /proc/self/cgroup and engines' `--cgroupns=host` have it. Not mounted anew: that
+            // would take the options from the host's own mount of it (nsdelegate and the like).
+            Some(own) => vec![bind(&own.mount_point)],
+        };
+        return ways.into_iter().map(|way| vec![part(mount, "", way)]).collect();
     }
     let mounted = |hierarchy: &Hierarchy| match &hierarchy.controllers[..] {
         [] => file_system("cgroup2", &[]),

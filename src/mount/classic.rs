@@ -10,7 +10,7 @@ use nix::mount::{MsFlags, mount as mount2};
 use nix::sys::stat::{SFlag, stat};
 use nix::sys::statvfs::statvfs;
 
-use super::attach::find;
+use super::attach::{find, open};
 use super::options::{Propagation, classic_flags, classic_superblock_flag};
 use super::{MountPlan, Parameter, copy};
 use crate::error::{Context, Error, Result};
@@ -32,7 +32,7 @@ pub fn bind(mount: &MountPlan, source: &Path, recursive: bool, places: &Places) 
     let depth = if recursive { MsFlags::MS_REC } else { MsFlags::empty() };
     mount2(Some(source), descriptor_path(&place).as_str(), NONE, MsFlags::MS_BIND | depth, NONE)
         .on_path("cannot bind mount", &mount.destination)?;
-    let place = find(mount, places, leaf)?;
+    let place = open(mount, places, leaf)?;
     if mount.destination == Path::new("/proc") {
         crate::safepath::Procfs::new(place.try_clone().context(|| "cannot duplicate a descriptor")?)?;
     }
@@ -75,7 +75,7 @@ pub fn file_system(mount: &MountPlan, name: &CStr, parameters: &[Parameter], pla
         .context(|| format!("cannot mount `{}`", name.to_string_lossy()))
         .map_err(|error| error.path(&mount.destination))?;
     let below = place;
-    let place = find(mount, places, Leaf::Directory)?;
+    let place = open(mount, places, Leaf::Directory)?;
     if mount.copy_up {
         copy::tree(&below, &place).on_path("cannot copy up into the tmpfs", &mount.destination)?;
     }

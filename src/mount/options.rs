@@ -86,6 +86,8 @@ const OPTIONS: &[(&str, Effect)] = &[
     ("async", Effect::Superblock("async")),
     ("atime", access_time(0)),
     ("bind", Effect::Bind { recursive: false }),
+    // podman's, of what it does with a volume itself.
+    ("copy", Effect::Nothing),
     // crun's, which podman uses.
     ("copy-symlink", Effect::CopyLink),
     ("defaults", Effect::Nothing),
@@ -99,6 +101,7 @@ const OPTIONS: &[(&str, Effect)] = &[
     ("loud", Effect::Nothing),
     ("mand", Effect::Superblock("mand")),
     ("noatime", access_time(attr::NOATIME)),
+    ("nocopy", Effect::Nothing),
     ("nodev", set(attr::NODEV)),
     ("nodiratime", set(attr::NODIRATIME)),
     ("noexec", set(attr::NOEXEC)),

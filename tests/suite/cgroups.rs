@@ -21,10 +21,10 @@ fn paths_of(pid: i32) -> Vec<String> {
 }
 
 /// A cgroup of this path in each hierarchy, removed at the end of the test.
-struct Made(Vec<PathBuf>);
+pub struct Made(Vec<PathBuf>);
 
 impl Made {
-    fn new(path: &str) -> Self {
+    pub fn new(path: &str) -> Self {
         let made: Vec<_> = hierarchies().iter().map(|hierarchy| hierarchy.join(path)).collect();
         for directory in &made {
             fs::create_dir(directory).unwrap();

@@ -44,6 +44,23 @@ fn with_everything(host: &Host) -> Bundle<'_> {
     bundle
 }
 
+#[test]
+fn procfs_is_bound_where_it_is_bound_already() {
+    let host = Host::new();
+    for calls in ["", MISSING[1], MISSING[2]] {
+        let mut bundle = host.bundle();
+        bundle.share("pid");
+        let list = bundle.config["mounts"].as_array_mut().unwrap();
+        let proc = list.iter_mut().find(|mount| mount["destination"] == "/proc").unwrap();
+        *proc = json!({"destination": "/proc", "type": "bind", "source": "/proc", "options": ["rbind"]});
+        bundle.mount("/host/proc", "bind", "/proc", &["rbind"]);
+        if !calls.is_empty() {
+            without(&mut bundle, calls);
+        }
+        bundle.args(&["/bin/cat", "/host/proc/version"]).run().ok();
+    }
+}
+
 /// Compares what a container has with what it should.
 #[track_caller]
 fn check(bundle: &mut Bundle, what: &str) {

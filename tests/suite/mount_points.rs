@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Host, View, program};
+use crate::harness::{Bundle, Host, program, skip};
 use crate::support::{fails_at, has_all, mount_at, user_namespace};
 
 /// Nothing missing; the calls of Linux 5.2; those of Linux 5.12.
@@ -163,14 +163,20 @@ fn the_root_is_no_place_for_a_mount_but_can_be_remounted() {
 #[test]
 fn without_a_cgroup_namespace_a_cgroup_v2_mount_shows_what_the_kernels_paths_name() {
     let host = Host::new();
-    let mut bundle = host.bundle();
-    bundle.share("cgroup");
-    if !View::current().is_v2() {
+    if !Path::new("/sys/fs/cgroup/cgroup.procs").exists() && !Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists()
+    {
+        return skip("there is no cgroup v2 here");
+    }
+    for users in [false, true] {
+        let mut bundle = host.bundle();
+        bundle.share("cgroup");
+        if users {
+            user_namespace(&mut bundle, 100_000);
+        }
         let list = bundle.config["mounts"].as_array_mut().unwrap();
         list.iter_mut().find(|mount| mount["type"] == "cgroup").unwrap()["type"] = json!("cgroup2");
-    }
-    let script = "path=/sys/fs/cgroup$(grep ^0:: /proc/self/cgroup | cut -c4-); grep -x $$ $path/cgroup.procs";
-    if Path::new("/sys/fs/cgroup/cgroup.procs").exists() || Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists() {
+        let script = "path=/sys/fs/cgroup$(grep ^0:: /proc/self/cgroup | cut -c4-); grep -x $$ $path/cgroup.procs; \
+            ! mkdir $path/x 2>/dev/null";
         bundle.script(script).run().ok();
     }
 }

@@ -50,7 +50,7 @@ impl Manager {
 }
 
 /// A bundle whose program runs this python script of the host's: with functions to notify.
-fn with_script<'a>(host: &'a Host, script: &str) -> Bundle<'a> {
+pub fn with_script<'a>(host: &'a Host, script: &str) -> Bundle<'a> {
     let mut bundle = host.bundle();
     for directory in ["/usr", "/lib", "/lib64"] {
         fs::create_dir_all(bundle.rootfs.join(&directory[1..])).unwrap();

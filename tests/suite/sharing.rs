@@ -1,10 +1,13 @@
 //! Verbs and containers that meet: at an id, at a cgroup, at the caller's own settings.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::json;
 
+use crate::cgroups::Made;
 use crate::harness::{Bundle, Host, is_alive, wait_until};
+use crate::notify::with_script;
 
 fn hook(script: &str) -> serde_json::Value {
     json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}])
@@ -66,6 +69,49 @@ fn what_is_in_a_stopped_containers_cgroup_is_anothers() {
     assert!(output.stderr.contains("is left, others use it: process"), "{output:?}");
     assert_eq!(two.status(), "running");
     two.delete_by_force();
+}
+
+#[test]
+fn a_container_whose_first_thread_has_ended_can_be_killed_and_deleted() {
+    let host = Host::new();
+    let script = "import ctypes, threading\nthreading.Thread(target=time.sleep, args=[1000]).start()\n\
+        ctypes.CDLL(None).syscall(60 if os.uname().machine == 'x86_64' else 93, 0)";
+    let bundle = with_script(&host, script);
+    for by_force in [false, true] {
+        bundle.up();
+        let pid = bundle.pid();
+        let status = || fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        wait_until("its first thread has ended", || status().contains("State:\tZ"));
+        assert_eq!(bundle.status(), "running");
+        if !by_force {
+            bundle.kill("KILL").ok();
+            host.reap_container(&bundle);
+        }
+        bundle.delete_by_force();
+        assert!(!Path::new(&format!("/proc/{pid}/task")).exists() || status().contains("Threads:\t1"), "{}", status());
+    }
+}
+
+#[test]
+fn containers_in_turn_have_their_own_list_of_devices_in_one_cgroup() {
+    let host = Host::new();
+    let made = Made::new("kt-devices");
+    let mut bundle = host.bundle();
+    bundle.config["linux"]["cgroupsPath"] = json!("/kt-devices");
+    for set in ["bounding", "effective", "permitted"] {
+        bundle.config["process"]["capabilities"][set] = json!(["CAP_MKNOD"]);
+    }
+    let script = "/bin/probe mknod /dev/node c 10 237 && /bin/probe open-write /dev/node";
+    for allow in [false, true, false, true] {
+        bundle.config["linux"]["resources"] = json!({ "devices": [{ "allow": allow, "access": "rwm" }] });
+        let output = bundle.script(script).run().ok();
+        assert_eq!(output.stdout.contains("EPERM"), !allow, "{allow}: {output:?}");
+    }
+    for _ in 0..70 {
+        bundle.config["linux"]["resources"] = json!({});
+        bundle.args(&["/bin/true"]).run().ok();
+    }
+    drop(made);
 }
 
 #[test]

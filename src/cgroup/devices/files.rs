@@ -116,9 +116,14 @@ pub fn read(directory: &OwnedFd) -> Result<String> {
         .context(|| "cannot read the list of allowed devices")
 }
 
-/// Whether the list says already that all devices are allowed, as `line` does.
-pub fn holds(directory: &OwnedFd, line: &Line) -> bool {
-    line.allow && read(directory).is_ok_and(|list| list.lines().eq([line.text.as_str()]) && line.text.starts_with('a'))
+/// Whether the list is what the rules come to.
+pub fn has(directory: &OwnedFd, rules: &[Rule]) -> bool {
+    let Ok((present, sum)) = read(directory).and_then(|present| Ok((present, sum(rules)?))) else { return false };
+    let everything = present.lines().filter_map(parse).any(|rule| rule.is_for_all());
+    match sum.all {
+        Some(false) => !everything && transition(&present, rules).is_ok_and(|lines| lines.is_empty()),
+        _ => everything && sum.exceptions.is_empty(),
+    }
 }
 
 pub fn write(directory: &OwnedFd, line: &Line) -> Result<()> {
