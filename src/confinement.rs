@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -19,7 +19,7 @@ use crate::safepath::{Procfs, Root, read_small_file};
 use crate::seccomp::{self, Seccomp};
 use crate::spec::{Linux, Process};
 use crate::sys::process as sys;
-use crate::trace::step;
+use crate::trace::{self, step};
 use crate::wire::{Message, Wire};
 
 /// What confines a container's processes beside `process` itself.
@@ -35,10 +35,20 @@ pub struct Confinement {
     pub own_users: bool,
 }
 
-/// Keeps tracers away. Whatever is done in a namespace of the container's comes after it: in a user namespace others may
-/// trace whom on the host they could not.
+/// Keeps tracers without the privilege on the host away from this process, and from what it forks. Whatever is done in a
+/// namespace of the container's comes after it: in a user namespace others may trace whom on the host they could not. A
+/// change of credentials undoes it, by setns(2) and unshare(2) too.
 pub fn become_untraceable() -> Result<()> {
-    sys::become_untraceable().context(|| "cannot become untraceable")
+    sys::prctl(libc::PR_SET_DUMPABLE, 0).context(|| "cannot become untraceable")
+}
+
+/// Lets go of what is the caller's, and closes all but these descriptors and those that are passed on: close-on-exec comes
+/// too late for a program that is found through /proc/self/fd (CVE-2024-21626), and a process that waits is seen by others
+/// in its pid namespace. Nothing that owns another may be dropped any more.
+pub fn forget_the_caller(preserve_fds: u32, kept: &[Option<BorrowedFd<'_>>]) {
+    sys::forget_arguments();
+    let kept = kept.iter().flatten().map(AsRawFd::as_raw_fd).chain(trace::descriptor());
+    sys::close_all_but(3 + preserve_fds as i32, &kept.collect::<Vec<_>>());
 }
 
 /// Reads what `process` and `linux` say of it.

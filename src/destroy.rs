@@ -8,7 +8,6 @@ use nix::unistd::Pid;
 
 use crate::error::{Error, Result};
 use crate::state::{Container, Init, State, Status, Store, does_not_exist};
-use crate::sys::process::{kill, pidfd_open, pidfd_send_signal};
 use crate::{hook, log, notify, rdt, rootfs};
 
 /// How long the end of the killed init is waited for.
@@ -47,12 +46,7 @@ pub fn destroy(container: &Container, state: &State, was_alive: bool) -> Result<
 /// Kills the container's first process; whether it was alive.
 pub fn kill_init(state: &State) -> bool {
     let Some(init) = state.init.filter(|init| init.is_alive()) else { return false };
-    match pidfd_open(Pid::from_raw(init.pid)) {
-        // By a descriptor it cannot be a later process with the same id.
-        Ok(pidfd) if init.is_alive() => drop(pidfd_send_signal(&pidfd, libc::SIGKILL)),
-        Err(Errno::ENOSYS) => drop(kill(Pid::from_raw(init.pid), libc::SIGKILL)),
-        _ => {}
-    }
+    let _ = init.signal(libc::SIGKILL);
     state.cgroup.thaw_whole();
     true
 }

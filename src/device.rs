@@ -97,11 +97,10 @@ pub fn create(devices: &[DevicePlan], root: &Root, user_namespace: bool) -> Resu
     let is_ptmx = |device: &DevicePlan| device.path == Path::new("/dev/ptmx");
     // What `link` puts there: what a user namespace has bound it could not take away.
     let is_linked = devices.iter().any(is_ptmx) && root.open(Path::new("/dev/pts/ptmx")).is_ok();
-    let devices: Vec<_> = devices.iter().filter(|device| !(is_linked && is_ptmx(device))).collect();
     for neighbours in devices.chunk_by(|one, next| one.path.parent() == next.path.parent()) {
         let placed = |device: &DevicePlan, error: Error| error.path(&device.path).pointer(&*device.pointer);
-        let directory = directory(&neighbours[0].path, root).map_err(|error| placed(neighbours[0], error))?;
-        for device in neighbours {
+        let directory = directory(&neighbours[0].path, root).map_err(|error| placed(&neighbours[0], error))?;
+        for device in neighbours.iter().filter(|device| !(is_linked && is_ptmx(device))) {
             one_node(device, &directory, root, user_namespace).map_err(|error| placed(device, error))?;
         }
     }

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::socket::accept4;
 use nix::unistd::{Pid, sethostname};
 
-use crate::confinement::{Agent, Program, become_untraceable, no_directory};
+use crate::confinement::{Agent, Program, become_untraceable, forget_the_caller, no_directory};
 use crate::error::{Context, Error, Result};
 use crate::mount::attach;
 use crate::mount::source::{self, Source};
@@ -234,20 +234,6 @@ fn take_agent(plan: &Plan, inherited: &mut Inherited, status: Status) -> Agent {
     Agent { socket: inherited.agent.take(), state, ..Agent::default() }
 }
 
-/// Closes all but what a start takes, and what is passed on: close-on-exec comes too late for a program that is found
-/// through /proc/self/fd (CVE-2024-21626), and while init waits others may see it. Nothing of `inherited` is dropped any
-/// more.
-fn close_the_hosts_files(inherited: &Inherited) {
-    let listener = match &inherited.start {
-        Start::Listener(listener) => Some(listener.as_fd()),
-        Start::Wire | Start::Now => None,
-    };
-    let agent = inherited.agent.as_ref().map(AsFd::as_fd);
-    let kept = [Some(inherited.wire.as_fd()), listener, agent];
-    let kept = kept.into_iter().flatten().map(|file| file.as_raw_fd()).chain(trace::descriptor());
-    sys::close_all_but(3 + inherited.preserve_fds as i32, &kept.collect::<Vec<_>>());
-}
-
 /// Makes the working directory if it is missing, as runc and crun do: before the root may become read-only.
 fn make_directory(plan: &Plan, root: &Root) -> Result<()> {
     let Some(ProcessPlan { cwd, .. }) = &plan.process else { return Ok(()) };
@@ -263,8 +249,12 @@ fn make_directory(plan: &Plan, root: &Root) -> Result<()> {
 /// Says that the container is made, and waits for its start where somebody else decides on that; with nothing open that
 /// neither takes.
 fn wait_for_start(inherited: &mut Inherited) -> Result<()> {
-    close_the_hosts_files(inherited);
-    sys::forget_arguments();
+    let listener = match &inherited.start {
+        Start::Listener(listener) => Some(listener.as_fd()),
+        Start::Wire | Start::Now => None,
+    };
+    let agent = inherited.agent.as_ref().map(AsFd::as_fd);
+    forget_the_caller(inherited.preserve_fds, &[Some(inherited.wire.as_fd()), listener, agent]);
     sys::prctl(libc::PR_SET_PDEATHSIG, 0).context(|| "cannot outlive the runtime")?;
     if matches!(inherited.start, Start::Now) {
         return Ok(());

@@ -15,7 +15,6 @@ use crate::hook;
 use crate::notify::{self, Proxy};
 use crate::safepath::descriptor_path;
 use crate::state::{Container, Init, START_SOCKET, State, Status, Store, does_not_exist};
-use crate::sys::process::{pidfd_open, pidfd_send_signal};
 use crate::wire::{Message, Wire};
 
 /// Starts a created container: tells its init to go on, and waits until it has become the program.
@@ -117,16 +116,9 @@ fn not_running() -> Error {
     Error::new("container not running")
 }
 
-/// By a descriptor where the kernel has them: it cannot mean a later process with the same id.
 fn signal_init(state: &State, signal: i32) -> Result<()> {
     let Some(init) = state.init else { return Err(not_running()) };
-    let sent = match pidfd_open(Pid::from_raw(init.pid)) {
-        Ok(pidfd) if init.is_alive() => pidfd_send_signal(&pidfd, signal),
-        Ok(_) => Err(Errno::ESRCH),
-        Err(Errno::ENOSYS) => crate::sys::process::kill(Pid::from_raw(init.pid), signal),
-        Err(errno) => Err(errno),
-    };
-    match sent {
+    match init.signal(signal) {
         Err(Errno::ESRCH) => Err(not_running()),
         result => result.context(|| format!("cannot send signal {signal} to process {}", init.pid)),
     }

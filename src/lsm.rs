@@ -51,9 +51,7 @@ impl Labels {
     pub fn label_exec(&self, procfs: &Procfs) -> Result<()> {
         label_exec(procfs, &self.apparmor_profile, &self.selinux_label)
     }
-}
 
-impl Labels {
     /// Does `work` while keyrings that are made have the process's SELinux label: with another it could not use its own.
     pub fn with_label_for_keys<T>(&self, procfs: &Procfs, work: impl FnOnce() -> T) -> Result<T> {
         if self.selinux_label.is_empty() {

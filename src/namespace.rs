@@ -147,7 +147,7 @@ impl NamespacePlan {
             libc::CLONE_NEWUTS => "uts",
             _ => "mnt",
         };
-        let identity = |path: &std::path::Path| stat(path).map(|stat| (stat.st_dev, stat.st_ino)).ok();
+        let identity = |path: &std::path::Path| stat(path).map(crate::safepath::identity).ok();
         identity(&join.path) != identity(format!("/proc/self/ns/{name}").as_ref())
     }
 

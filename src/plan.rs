@@ -84,9 +84,9 @@ pub fn plan(spec: &Spec, id: &str, bundle: &Path, settings: &Settings) -> Result
     let devices = device::plan(&linux.devices)?;
     let mut hooks = hook::plan(spec.hooks.as_ref())?;
     // These are programs of the container's.
-    let env = spec.process.as_ref().map(|process| &process.env).cloned().unwrap_or_default();
+    let env = || spec.process.as_ref().map(|process| process.env.clone()).unwrap_or_default();
     for hook in &mut hooks.start_container {
-        hook.env = hook.env.take().or_else(|| Some(env.clone()));
+        hook.env.get_or_insert_with(env);
     }
     let own_mounts = namespaces.has_new(libc::CLONE_NEWNS as u64);
     rootfs.is_seen_by_hooks = own_mounts && hooks.are_needed_by_init();

@@ -234,11 +234,31 @@ pub fn finish(plan: &RootfsPlan, root: &Root, late: &[(String, OwnedFd)]) -> Res
 fn make_read_only(mount: impl AsFd) -> nix::Result<()> {
     let deadline = Instant::now() + WRITERS;
     loop {
-        match mount::make_read_only(&mount) {
+        match try_read_only(&mount) {
             Err(Errno::EBUSY) if Instant::now() < deadline => sleep(Duration::from_millis(1)),
             result => return result,
         }
     }
+}
+
+/// By mount(2) it takes the working directory there, and then to the root.
+fn try_read_only(mount: impl AsFd) -> nix::Result<()> {
+    match mount::set_attributes(&mount, false, &MountAttr { set: attr::RDONLY, ..MountAttr::default() }) {
+        Err(Errno::ENOSYS) => {
+            fchdir(&mount)?;
+            mount2(NONE, ".", NONE, remount_read_only("."), NONE)?;
+            nix::unistd::chdir("/")
+        }
+        result => result,
+    }
+}
+
+/// Flags that add read-only to a mount and repeat what it has, which may be locked.
+fn remount_read_only(path: &str) -> MsFlags {
+    let kept =
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME | MsFlags::MS_NODIRATIME;
+    let now = nix::sys::statvfs::statvfs(path).map_or(0, |stat| stat.flags().bits());
+    MsFlags::from_bits_truncate(now) & kept | MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY
 }
 
 /// Empties that cover masked paths: inodes of our own, since the container's `/dev/null` may be anything
@@ -334,7 +354,7 @@ fn cover_read_only(path: &Path, places: &Places) -> Result<()> {
                 |()| {
                     let top = places.open(path)?;
                     let top = descriptor_path(&top);
-                    mount2(NONE, top.as_str(), NONE, mount::remount_read_only(&top), NONE)
+                    mount2(NONE, top.as_str(), NONE, remount_read_only(&top), NONE)
                 },
             )
         }

@@ -231,6 +231,11 @@ fn names(path: &Path) -> impl Iterator<Item = OsString> + '_ {
     })
 }
 
+/// What tells a file from all others: its file system's device and its inode.
+pub fn identity(stat: FileStat) -> (u64, u64) {
+    (stat.st_dev, stat.st_ino)
+}
+
 /// The file type bits of a stat.
 pub fn file_type(stat: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
@@ -304,7 +309,7 @@ pub fn read_small_file(root: &Root, path: &Path, limit: usize) -> Option<Vec<u8>
     }
     let file = root.open_with(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK).ok()?;
     let again = fstat(&file).ok()?;
-    if (again.st_dev, again.st_ino) != (stat.st_dev, stat.st_ino) {
+    if identity(again) != identity(stat) {
         return None;
     }
     let mut bytes = Vec::with_capacity(stat.st_size as usize);

@@ -13,15 +13,18 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, Flockable, OFlag};
-use nix::sys::stat::{FileStat, fstat};
+use nix::sys::stat::fstat;
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::CgroupState;
 use crate::error::{Context, Error, Result};
 use crate::hook::Hook;
 use crate::rdt::RdtState;
+use crate::safepath::identity;
 use crate::spec::{Spec, VERSION_MAX};
 use crate::sys;
+use crate::sys::process::{kill, pidfd_open, pidfd_send_signal};
 
 /// The version of state.json that this program writes.
 const VERSION: u32 = 1;
@@ -173,6 +176,16 @@ impl Init {
     /// Whether the process is ending, and waits for other processes to: idly in newer kernels.
     pub fn waits_to_end(self) -> bool {
         self.look().is_some_and(|stat| stat.flags & EXITING != 0 && matches!(stat.state, 'S' | 'I'))
+    }
+
+    /// Sends it a signal, by a descriptor where the kernel has them: that cannot mean a later process with the same id.
+    pub fn signal(self, signal: i32) -> nix::Result<()> {
+        match pidfd_open(Pid::from_raw(self.pid)) {
+            Ok(pidfd) if self.is_alive() => pidfd_send_signal(&pidfd, signal),
+            Ok(_) => Err(Errno::ESRCH),
+            Err(Errno::ENOSYS) => kill(Pid::from_raw(self.pid), signal),
+            Err(errno) => Err(errno),
+        }
     }
 
     /// Whether the process is there and not a zombie.
@@ -356,8 +369,7 @@ pub fn validate_id(id: &str) -> Result<()> {
 }
 
 fn is_at(directory: &OwnedFd, path: &Path) -> bool {
-    let identity = |stat: nix::Result<FileStat>| stat.map(|stat| (stat.st_dev, stat.st_ino));
-    identity(fstat(directory)).is_ok_and(|own| identity(nix::sys::stat::stat(path)) == Ok(own))
+    fstat(directory).is_ok_and(|own| nix::sys::stat::stat(path).map(identity) == Ok(identity(own)))
 }
 
 /// Gives a lock back. One that will not go ends with this process: dropped, it would be a panic.

@@ -25,7 +25,7 @@ impl CgroupState {
     /// Removes the container's cgroups and what was made for them. What is still inside is killed, or if it cannot be the
     /// container's, left, with a warning.
     pub fn remove(&self, is_the_containers: bool) -> Result<()> {
-        if is_the_containers || self.processes().is_empty() {
+        if is_the_containers || self.scope.is_some() && self.processes().is_empty() {
             self.stop_scope();
         }
         let patience = if is_the_containers { None } else { Some(Instant::now() + PATIENCE) };
@@ -95,9 +95,7 @@ impl CgroupState {
         let all_gone = nested.iter().all(|nested| matches!(rmdir(nested), Ok(()) | Err(Errno::ENOENT)));
         Ok(all_gone && (!stays || processes_below(directory).is_empty()))
     }
-}
 
-impl CgroupState {
     /// Whether a cgroup was there before the container, and is not one that others have left to the last.
     fn stays(&self, directory: &Path) -> bool {
         let has_others = || self.found.iter().any(|found| found != directory && found.starts_with(directory));

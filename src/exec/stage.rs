@@ -1,14 +1,14 @@
 //! The container's side of `exec`, in the order it runs, up to execve(2).
 
 use std::convert::Infallible;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::{Pid, chroot, fchdir};
 
 use super::Plan;
-use crate::confinement::{Agent, Program, become_untraceable};
+use crate::confinement::{Agent, Program, become_untraceable, forget_the_caller};
 use crate::error::{Context, Error, Result};
 use crate::process::rlimit::{self, ResourceLimit};
 use crate::safepath::{Procfs, Root};
@@ -139,10 +139,8 @@ fn become_the_process(
 
 /// Goes on as a child in the container's pid namespace, with nothing of the host's open; the stage ends.
 fn enter_pid_namespace(plan: &Plan, inherited: &Inherited, agent: Option<&Agent>) -> Result<()> {
-    let agent = agent.and_then(|agent| agent.socket.as_ref()).map(AsRawFd::as_raw_fd);
-    let kept = [Some(std::os::fd::AsFd::as_fd(&inherited.wire).as_raw_fd()), agent];
-    sys::forget_arguments();
-    sys::close_all_but(3 + plan.preserve_fds as i32, &kept.into_iter().flatten().collect::<Vec<_>>());
+    let agent = agent.and_then(|agent| agent.socket.as_ref()).map(AsFd::as_fd);
+    forget_the_caller(plan.preserve_fds, &[Some(inherited.wire.as_fd()), agent]);
     if plan.state.namespaces & PID == 0 {
         return inherited.wire.send(&Message::Init(Pid::this().as_raw()));
     }

@@ -60,8 +60,7 @@ impl MountPlan {
     pub fn is_made_in_place(&self) -> bool {
         match &self.kind {
             Kind::Remount => true,
-            Kind::Filesystem { parameters, .. } => parameters.iter().any(Parameter::is_long),
-            Kind::Cgroup { .. } | Kind::Bind { .. } => false,
+            kind => kind.has_long_options(),
         }
     }
 }
@@ -77,6 +76,12 @@ pub enum Kind {
     Cgroup { unified: bool },
     /// New attributes for what is mounted there already.
     Remount,
+}
+
+impl Kind {
+    fn has_long_options(&self) -> bool {
+        matches!(self, Self::Filesystem { parameters, .. } if parameters.iter().any(Parameter::is_long))
+    }
 }
 
 /// A file system parameter as `fsconfig(2)` takes it; without a value it is a flag.
@@ -126,9 +131,7 @@ pub fn plan(index: usize, mount: &Mount, around: &Surroundings<'_>) -> Result<Mo
     let kind = kind(mount, &options, around).map_err(|error| error.pointer(format!("/mounts/{index}")))?;
     check_place(&destination, &kind).map_err(|error| error.pointer(at("destination")))?;
     let id_map = idmap::plan(mount, &options, around.container_map).map_err(|error| error.pointer(at("options")))?;
-    if let (Some(_), Kind::Filesystem { parameters, .. }) = (&id_map, &kind)
-        && parameters.iter().any(Parameter::is_long)
-    {
+    if id_map.is_some() && kind.has_long_options() {
         return Err(Error::new("an idmapped file system takes options of at most 255 bytes").pointer(at("options")));
     }
     let mut propagation = options.propagation;

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
-use nix::sys::stat::{FileStat, fstat, stat};
+use nix::sys::stat::{fstat, stat};
 
 use super::idmap::{IdMap, user_namespace};
 use super::options::Attributes;
 use super::{Kind, MountPlan, attach};
 use crate::error::{Context, Error, Result, errno_name};
+use crate::safepath::identity;
 use crate::sys::mount::{self, MountAttr};
 
 /// What a mount needs of the host.
@@ -60,16 +61,12 @@ fn find(mount: &MountPlan, found: &mut Source) -> Result<()> {
         Err(Errno::ENOSYS) => Ok(()),
         Err(errno) => Err(no_source(source, errno)),
         Ok(place) => {
-            let is_root = *recursive && identity(fstat(&place)) == identity(stat("/"));
+            let is_root = *recursive && fstat(&place).map(identity).ok() == stat("/").map(identity).ok();
             found.tree = if is_root { clone_source(mount, found.map.as_ref())? } else { None };
             found.place = Some(place);
             Ok(())
         }
     }
-}
-
-fn identity(stat: nix::Result<FileStat>) -> Option<(u64, u64)> {
-    stat.ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
 fn shared_namespace<'a>(known: &mut Vec<(&'a IdMap, OwnedFd)>, map: &'a IdMap) -> Result<OwnedFd> {

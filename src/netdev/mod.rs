@@ -16,6 +16,7 @@ use nix::sys::stat::fstat;
 use oci_spec::runtime::LinuxNetDevice;
 
 use crate::error::{Context, Error, Result};
+use crate::safepath::identity;
 use netlink::{Message, Request, Socket, attributes, malformed, u32_at};
 
 /// Size of a device's name with its NUL, bytes (netdevice(7)).
@@ -150,9 +151,8 @@ fn open_socket_in(namespace: BorrowedFd<'_>) -> Result<Socket> {
 }
 
 fn same_file(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<bool> {
-    let identity = |fd| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
-    Ok(identity(one).context(|| "cannot stat the runtime's network namespace")?
-        == identity(other).context(|| "cannot stat the container's network namespace")?)
+    Ok(fstat(one).map(identity).context(|| "cannot stat the runtime's network namespace")?
+        == fstat(other).map(identity).context(|| "cannot stat the container's network namespace")?)
 }
 
 /// A device in the namespace where it was found.

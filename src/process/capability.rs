@@ -171,6 +171,7 @@ mod tests {
         assert_eq!(sets, Capabilities::default());
         assert_eq!(warnings.len(), 2);
     }
+
     #[test]
     fn what_the_kernel_refuses_is_a_warning() {
         let kill = || vec!["CAP_KILL".to_owned()];

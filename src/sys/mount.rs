@@ -4,7 +4,6 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::mount::MsFlags;
 
 use super::{descriptor, unit, unless_filtered};
 
@@ -113,28 +112,6 @@ pub fn set_attributes(mount: impl AsFd, recursive: bool, attributes: &MountAttr)
 /// Sets how mounts travel to and from `mount`: `MS_SHARED`, `MS_PRIVATE`, `MS_SLAVE` or `MS_UNBINDABLE`.
 pub fn set_propagation(mount: impl AsFd, recursive: bool, propagation: u64) -> nix::Result<()> {
     set_attributes(mount, recursive, &MountAttr { propagation, ..MountAttr::default() })
-}
-
-/// Makes the mount read-only whose root is `mount`, attached in this mount namespace. Where mount(2) has to do it, the
-/// working directory is `/` afterwards.
-pub fn make_read_only(mount: impl AsFd) -> nix::Result<()> {
-    match set_attributes(&mount, false, &MountAttr { set: attr::RDONLY, ..MountAttr::default() }) {
-        Err(Errno::ENOSYS) => {
-            nix::unistd::fchdir(&mount)?;
-            let none: Option<&str> = None;
-            nix::mount::mount(none, ".", none, remount_read_only("."), none)?;
-            nix::unistd::chdir("/")
-        }
-        result => result,
-    }
-}
-
-/// Flags for mount(2) that add read-only to the mount at `path` and repeat what it has, which may be locked.
-pub fn remount_read_only(path: &str) -> MsFlags {
-    let kept =
-        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME | MsFlags::MS_NODIRATIME;
-    let now = nix::sys::statvfs::statvfs(path).map_or(0, |stat| stat.flags().bits());
-    MsFlags::from_bits_truncate(now) & kept | MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY
 }
 
 /// Makes `mount` an idmapped mount with the mappings of `user_namespace`.

@@ -141,12 +141,6 @@ pub fn close_all_but(first: i32, kept: &[i32]) {
     close(first, u32::MAX);
 }
 
-/// Keeps tracers without the privilege on the host away from this process, and from what it forks, `PR_SET_DUMPABLE`. A
-/// change of credentials undoes it, by setns(2) and unshare(2) too.
-pub fn become_untraceable() -> nix::Result<()> {
-    prctl(libc::PR_SET_DUMPABLE, 0)
-}
-
 /// Tells the sealed copy of the runtime that it is one, and when the program began. The first is believed only where the
 /// kernel agrees.
 pub const SEALED: &str = "_KELSON_SEALED";

@@ -340,7 +340,7 @@ fn a_limit_of_no_processes_leaves_the_first_alone() {
 }
 
 /// Whether a device's node can be opened for writing in the container: "ok" or an error's name.
-fn open_device(bundle: &mut Bundle, kind: &str, major: u32, minor: u32) -> String {
+pub fn open_device(bundle: &mut Bundle, kind: &str, major: u32, minor: u32) -> String {
     let script = format!("/bin/probe mknod /dev/node {kind} {major} {minor} && /bin/probe open-write /dev/node");
     for set in ["bounding", "effective", "permitted"] {
         let list = bundle.config["process"]["capabilities"][set].as_array_mut().unwrap();

@@ -6,32 +6,19 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Host, program, skip};
-use crate::support::{fails_at, has_all, mount_at, user_namespace};
-
-/// Nothing missing; the calls of Linux 5.2; those of Linux 5.12.
-const MISSING: [&str; 3] = ["", "open_tree,move_mount,fsopen,fsconfig,fsmount,fspick,mount_setattr", "mount_setattr"];
-
-fn without(bundle: &mut Bundle, calls: &str) {
-    if !calls.is_empty() {
-        bundle.wrapper = vec![program("without").into(), calls.into(), "--".into()];
-    }
-}
-
-fn set_options(bundle: &mut Bundle, destination: &str, options: &[&str]) {
-    let list = bundle.config["mounts"].as_array_mut().unwrap();
-    list.iter_mut().find(|mount| mount["destination"] == destination).unwrap()["options"] = json!(options);
-}
+use crate::fallbacks::{OF_MOUNTS, without};
+use crate::harness::{Host, skip};
+use crate::support::{entry, fails_at, has_all, mount_at, user_namespace};
 
 #[test]
 fn a_read_only_tmpfs_gets_what_belongs_into_it() {
     let host = Host::new();
-    for calls in MISSING {
+    for calls in OF_MOUNTS {
         let mut bundle = host.bundle();
         without(&mut bundle, calls);
         fs::create_dir(bundle.rootfs.join("copied")).unwrap();
         fs::write(bundle.rootfs.join("copied/file"), "of the image").unwrap();
-        set_options(&mut bundle, "/dev", &["nosuid", "ro", "mode=755"]);
+        entry(&mut bundle, "destination", "/dev")["options"] = json!(["nosuid", "ro", "mode=755"]);
         let probe = bundle.rootfs.join("bin/probe");
         bundle
             .mount("/empty", "tmpfs", "tmpfs", &["ro"])
@@ -91,7 +78,7 @@ fn links_of_sysfs_are_followed_within_it() {
     let host = Host::new();
     let file = host.temp.join("file");
     fs::write(&file, "02:00:00:00:00:01").unwrap();
-    for calls in MISSING {
+    for calls in OF_MOUNTS {
         let mut bundle = host.bundle();
         without(&mut bundle, calls);
         bundle.mount("/sys/class/net/lo/address", "bind", &file, &["bind", "ro"]);
@@ -173,8 +160,7 @@ fn without_a_cgroup_namespace_a_cgroup_v2_mount_shows_what_the_kernels_paths_nam
         if users {
             user_namespace(&mut bundle, 100_000);
         }
-        let list = bundle.config["mounts"].as_array_mut().unwrap();
-        list.iter_mut().find(|mount| mount["type"] == "cgroup").unwrap()["type"] = json!("cgroup2");
+        entry(&mut bundle, "type", "cgroup")["type"] = json!("cgroup2");
         let script = "path=/sys/fs/cgroup$(grep ^0:: /proc/self/cgroup | cut -c4-); grep -x $$ $path/cgroup.procs; \
             ! mkdir $path/x 2>/dev/null";
         bundle.script(script).run().ok();

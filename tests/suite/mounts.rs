@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::harness::{Bundle, Host, View};
-use crate::support::{fails_at, has_all, mount_at, stat, user_namespace};
+use crate::support::{entry, fails_at, has_all, mount_at, stat, user_namespace};
 
 /// A directory of the host with a file in it.
 fn source(host: &Host) -> PathBuf {
@@ -236,9 +236,7 @@ fn a_cgroup_mount_shows_the_containers_own_cgroup() {
                 bundle.share("cgroup");
             }
             let options = if read_only { json!(["nosuid", "noexec", "nodev", "ro"]) } else { json!(["rw"]) };
-            let list = bundle.config["mounts"].as_array_mut().unwrap();
-            let mount = list.iter_mut().find(|mount| mount["type"] == "cgroup").unwrap();
-            mount["options"] = options;
+            entry(&mut bundle, "type", "cgroup")["options"] = options;
             sees_only_its_own_cgroup(&mut bundle, read_only);
         }
     }

@@ -36,6 +36,12 @@ pub fn mount_at<'a>(report: &'a Value, point: &str) -> Option<&'a Value> {
     report["mounts"].as_array()?.iter().rfind(|mount| mount["mountPoint"] == point)
 }
 
+/// The entry of `mounts` with this value.
+pub fn entry<'a>(bundle: &'a mut Bundle<'_>, field: &str, value: &str) -> &'a mut Value {
+    let list = bundle.config["mounts"].as_array_mut().expect("a list of mounts");
+    list.iter_mut().find(|mount| mount[field] == value).expect("such a mount")
+}
+
 /// Whether the list in `value` has all of `wanted`.
 pub fn has_all(value: &Value, wanted: &[&str]) -> bool {
     wanted.iter().all(|text| value.as_array().is_some_and(|list| list.iter().any(|item| item == text)))
