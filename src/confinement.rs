@@ -46,7 +46,7 @@ pub fn become_untraceable() -> Result<()> {
 /// too late for a program that is found through /proc/self/fd (CVE-2024-21626), and a process that waits is seen by others
 /// in its pid namespace. Nothing that owns another may be dropped any more.
 pub fn forget_the_caller(preserve_fds: u32, kept: &[Option<BorrowedFd<'_>>]) {
-    sys::forget_arguments();
+    sys::replace_arguments(b"kelson\0init");
     let kept = kept.iter().flatten().map(AsRawFd::as_raw_fd).chain(trace::descriptor());
     sys::close_all_but(3 + preserve_fds as i32, &kept.collect::<Vec<_>>());
 }

@@ -11,7 +11,8 @@ use nix::unistd::mkdir;
 
 use super::freezer::is_frozen;
 use super::layout::{Hierarchy, Layout};
-use super::processes::{processes_below, with_nested};
+use super::nested;
+use super::processes::processes_below;
 use crate::error::{Context, Error, Result};
 use crate::sys;
 
@@ -43,7 +44,7 @@ pub fn already_there(directories: &[PathBuf]) -> Result<BTreeSet<PathBuf>> {
     let mut found = BTreeSet::new();
     for directory in directories {
         if is_there(directory)? {
-            found.extend(with_nested(directory));
+            nested::visit(directory, |_, _, path| found.extend([path.to_owned()]));
         }
     }
     Ok(found)

@@ -5,9 +5,14 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::write;
+
 use super::CgroupState;
 use super::events::Events;
-use super::processes::{describe, processes_below, with_nested};
+use super::nested;
+use super::processes::{describe, processes_below};
 use crate::error::{Context, Error, Result};
 
 /// How long processes have to stop.
@@ -83,9 +88,10 @@ impl CgroupState {
     /// Thaws whatever is frozen, the cgroups below too: on v1 even a SIGKILL waits for that.
     pub fn thaw_whole(&self) {
         let Some((freezer, directory)) = self.freezer() else { return };
-        for nested in with_nested(directory) {
-            let _ = fs::write(nested.join(freezer.control), freezer.thawed);
-        }
+        nested::visit(directory, |place, name, _| {
+            let control = openat(place, &name.join(freezer.control), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty());
+            let _ = control.and_then(|control| write(control, freezer.thawed.as_bytes()));
+        });
     }
 }
 

@@ -9,6 +9,7 @@ mod events;
 mod freezer;
 pub mod join;
 pub mod layout;
+mod nested;
 pub mod oom;
 pub mod owner;
 pub mod processes;

@@ -9,28 +9,21 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
-use super::CgroupState;
+use super::{CgroupState, nested};
+use crate::sys::fs::read_at;
 use crate::sys::process::{kill, pidfd_open, pidfd_send_signal};
 
 /// How often what forks faster than it is killed is killed again.
 const TURNS: usize = 64;
 
-/// The directory and every cgroup below it, the deepest first.
-pub fn with_nested(directory: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            found.extend(with_nested(&entry.path()));
-        }
-    }
-    found.push(directory.to_owned());
-    found
-}
-
 /// The ids of the processes in a cgroup and below it.
 pub fn processes_below(directory: &Path) -> Vec<i32> {
-    let lists = with_nested(directory).into_iter().map(|directory| fs::read_to_string(directory.join("cgroup.procs")));
-    lists.flatten().flat_map(|list| list.lines().filter_map(|line| line.parse().ok()).collect::<Vec<_>>()).collect()
+    let mut pids = Vec::new();
+    nested::visit(directory, |place, name, _| {
+        let list = read_at(place, &name.join("cgroup.procs")).unwrap_or_default();
+        pids.extend(String::from_utf8_lossy(&list).lines().filter_map(|line| line.parse::<i32>().ok()));
+    });
+    pids
 }
 
 /// A process that does not do what it should, with what it waits for.

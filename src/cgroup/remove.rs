@@ -1,17 +1,20 @@
 //! Removing a container's cgroups: with what is nested in them, without processes left behind, and nothing that kelson
 //! did not make.
 
-use std::path::{Path, PathBuf};
+use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::unistd::UnlinkatFlags;
+use nix::fcntl::AT_FDCWD;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::CgroupState;
 use super::directory::{is_marked, mark};
 use super::events::Events;
-use super::processes::{describe, processes_below, with_nested};
+use super::nested;
+use super::processes::{describe, processes_below};
 use crate::error::{Error, Result};
 use crate::log;
 
@@ -91,8 +94,10 @@ impl CgroupState {
             Err(Errno::EBUSY | Errno::ENOTEMPTY) => {}
             Err(errno) => return Err(cannot_remove(directory, errno)),
         }
-        let nested: Vec<PathBuf> = with_nested(directory).into_iter().filter(|nested| !self.stays(nested)).collect();
-        let all_gone = nested.iter().all(|nested| matches!(rmdir(nested), Ok(()) | Err(Errno::ENOENT)));
+        let mut all_gone = true;
+        nested::visit(directory, |place, name, path| {
+            all_gone &= self.stays(path) || matches!(rmdir_at(place, name), Ok(()) | Err(Errno::ENOENT));
+        });
         Ok(all_gone && (!stays || processes_below(directory).is_empty()))
     }
 
@@ -104,7 +109,11 @@ impl CgroupState {
 }
 
 fn rmdir(directory: &Path) -> nix::Result<()> {
-    nix::unistd::unlinkat(nix::fcntl::AT_FDCWD, directory, UnlinkatFlags::RemoveDir)
+    rmdir_at(AT_FDCWD, directory)
+}
+
+fn rmdir_at(place: BorrowedFd<'_>, name: &Path) -> nix::Result<()> {
+    unlinkat(place, name, UnlinkatFlags::RemoveDir)
 }
 
 fn cannot_remove(directory: &Path, errno: Errno) -> Error {

@@ -61,7 +61,12 @@ pub fn canonical(path: &Path) -> nix::Result<PathBuf> {
 
 /// The whole of a small file, such as those of procfs, whose sizes are not known before.
 pub fn read<P: NixPath + ?Sized>(path: &P) -> nix::Result<Vec<u8>> {
-    let file = open(path, OFlag::O_RDONLY)?;
+    read_at(AT_FDCWD, path)
+}
+
+/// The same, of a path below a directory.
+pub fn read_at<P: NixPath + ?Sized>(directory: impl AsFd, path: &P) -> nix::Result<Vec<u8>> {
+    let file = openat(directory, path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
     let mut bytes = Vec::new();
     let mut part = [0; 1024];
     loop {

@@ -145,9 +145,9 @@ pub fn close_all_but(first: i32, kept: &[i32]) {
 /// kernel agrees.
 pub const SEALED: &str = "_KELSON_SEALED";
 
-/// Wipes this process's arguments and environment as the kernel shows them to others, `/proc/PID/cmdline` and `environ`:
-/// they are the caller's, and a process that waits in a container can be seen there. The environment is empty afterwards.
-pub fn forget_arguments() {
+/// Replaces this process's arguments, as the kernel shows them to others in `/proc/PID/cmdline`, with `title` as far as
+/// that fits, and wipes its environment: they are the caller's, and a process that waits in a container can be seen there.
+pub fn replace_arguments(title: &[u8]) {
     unsafe extern "C" {
         // The first argument, as the C library keeps it.
         static mut program_invocation_name: *mut libc::c_char;
@@ -163,12 +163,13 @@ pub fn forget_arguments() {
     };
     let count = std::env::args_os().len();
     // SAFETY: this process has one thread, and nobody else changes the two; the kernel lays the arguments side by side
-    // (execve(2)), each with its NUL; the environment is a list that ends with null, and then is made an empty one.
+    // (execve(2)), each with its NUL, the last of which stays; the environment is a list that ends with null, and then is
+    // made an empty one.
     unsafe {
-        let mut text = program_invocation_name;
-        for _ in 0..count {
-            text = wipe(text);
-        }
+        let first = program_invocation_name;
+        let end = (0..count).fold(first, |text, _| wipe(text));
+        let length = title.len().min(end.offset_from_unsigned(first).saturating_sub(1));
+        std::ptr::copy_nonoverlapping(title.as_ptr().cast(), first, length);
         let mut variable = environ;
         while !variable.is_null() && !(*variable).is_null() {
             wipe(*variable);

@@ -1,9 +1,13 @@
 //! Cgroups: where they are made, what of them is left, whose they are, and how the container sees them.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::write;
 use serde_json::json;
 
 use crate::harness::{Bundle, Host, View, hierarchies, is_alive, skip, wait_until};
@@ -219,6 +223,30 @@ fn frozen_nested_cgroups_go_with_the_container() {
         View::V2 => fs::write(bundle.cgroup("").join("nested/cgroup.freeze"), "1").unwrap(),
         _ => fs::write(bundle.cgroup("freezer").join("nested/freezer.state"), "FROZEN").unwrap(),
     }
+    bundle.delete_by_force();
+    assert_eq!(straggler.wait().code, -9);
+}
+
+/// Cgroups of long names, each in the one before: made by descriptors, as a container does that has its own.
+fn nest(top: &Path, levels: usize) -> OwnedFd {
+    let name = "n".repeat(200);
+    (0..levels).fold(File::open(top).unwrap().into(), |place: OwnedFd, _| {
+        mkdirat(&place, &*name, Mode::S_IRWXU).unwrap();
+        openat(&place, &*name, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).unwrap()
+    })
+}
+
+#[test]
+fn cgroups_nested_deeper_than_a_path_is_long_go_with_the_container() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.args(&["/bin/sleep", "100"]).up();
+    let straggler = host.command(["/bin/sleep", "100"]).spawn();
+    let deepest = nest(&bundle.cgroup("memory"), 40);
+    let list = openat(&deepest, "cgroup.procs", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()).unwrap();
+    write(&list, straggler.pid().to_string().as_bytes()).unwrap();
+    let listed = host.kelson(["ps", "-f", "json", &bundle.id]).ok().stdout;
+    assert!(listed.contains(&straggler.pid().to_string()), "{listed}");
     bundle.delete_by_force();
     assert_eq!(straggler.wait().code, -9);
 }

@@ -46,6 +46,9 @@ fn a_created_container_holds_nothing_of_the_hosts() {
         let held = descriptors.filter(|entry| entry.file_name().to_string_lossy().parse::<i32>().unwrap() > 2);
         let held: Vec<_> = held.map(|entry| fs::read_link(entry.path()).unwrap().display().to_string()).collect();
         assert!(held.iter().all(|target| target.starts_with("socket:")), "{own_users}: {held:?}");
+        let shown =
+            |name: &str| fs::read_to_string(format!("/proc/{}/{name}", bundle.pid())).unwrap().replace('\0', " ");
+        assert_eq!([shown("cmdline").trim(), shown("environ").trim()], ["kelson init", ""]);
         bundle.delete_by_force();
     }
 }
