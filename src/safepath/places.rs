@@ -4,6 +4,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
+use nix::errno::Errno;
+
 use super::{Leaf, Root};
 
 /// The container's tree while mounts are made in it: its root, and what was mounted on places that kelson or the kernel
@@ -13,12 +15,14 @@ pub struct Places<'a> {
     root: &'a Root,
     /// With their paths, in the order in which they were mounted.
     mounts: Vec<(PathBuf, Root)>,
+    /// Whether something was mounted on /dev: what lies there then is not the image's.
+    has_dev: bool,
 }
 
 impl<'a> Places<'a> {
     /// The tree of `root`, with nothing mounted in it.
     pub fn new(root: &'a Root) -> Self {
-        Self { root, mounts: Vec::new() }
+        Self { root, mounts: Vec::new(), has_dev: false }
     }
 
     /// Takes note of what was mounted at `path`, if that is one to rely on.
@@ -26,6 +30,7 @@ impl<'a> Places<'a> {
         if ["/proc", "/sys"].iter().any(|known| path == Path::new(known)) {
             self.mounts.push((path.to_owned(), Root::new(tree.try_clone()?)));
         }
+        self.has_dev |= path == Path::new("/dev");
         Ok(())
     }
 
@@ -36,12 +41,18 @@ impl<'a> Places<'a> {
     }
 
     /// Opens `path` as a place, making what is missing. In /proc, /sys and /dev no symbolic link of the image leads
-    /// elsewhere (CVE-2019-19921, CVE-2023-27561, CVE-2026-41579); sysfs's own are followed within it.
+    /// elsewhere (CVE-2019-19921, CVE-2023-27561, CVE-2026-41579); sysfs's own are followed within it, and those of the
+    /// host's /dev, such as /dev/log, within the root.
     pub fn open_or_create(&self, path: &Path, leaf: Leaf) -> nix::Result<OwnedFd> {
         let (tree, below) = if self.mounted_on(path).is_some() { (self.root, path) } else { self.find(path) };
         let is_reserved = ["/proc", "/sys", "/dev"].iter().any(|reserved| path.starts_with(reserved));
         if is_reserved && below == path {
-            tree.open_or_create_plain(path, leaf)
+            match tree.open_or_create_plain(path, leaf) {
+                Err(Errno::ELOOP) if self.has_dev && path.starts_with("/dev") && path != Path::new("/dev") => {
+                    tree.open_or_create(path, leaf)
+                }
+                result => result,
+            }
         } else {
             tree.open_or_create(below, leaf)
         }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::fallbacks::{OF_MOUNTS, without};
 use crate::harness::{Host, skip};
-use crate::support::{entry, fails_at, has_all, mount_at, user_namespace};
+use crate::support::{Canary, entry, fails_at, has_all, mount_at, user_namespace};
 
 #[test]
 fn a_read_only_tmpfs_gets_what_belongs_into_it() {
@@ -164,5 +164,28 @@ fn without_a_cgroup_namespace_a_cgroup_v2_mount_shows_what_the_kernels_paths_nam
         let script = "path=/sys/fs/cgroup$(grep ^0:: /proc/self/cgroup | cut -c4-); grep -x $$ $path/cgroup.procs; \
             ! mkdir $path/x 2>/dev/null";
         bundle.script(script).run().ok();
+    }
+}
+
+#[test]
+fn links_of_a_bound_dev_are_followed_within_the_root() {
+    let host = Host::new();
+    let canary = Canary::new(&host);
+    for calls in OF_MOUNTS {
+        let mut bundle = host.bundle();
+        without(&mut bundle, calls);
+        let dev = host.temp.join(format!("dev-{}", calls.len()));
+        fs::create_dir(&dev).unwrap();
+        symlink("/run/journal/log", dev.join("log")).unwrap();
+        symlink(&canary.path, dev.join("out")).unwrap();
+        fs::write(host.temp.join("log"), "the log's").unwrap();
+        bundle.config["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] == "/proc");
+        bundle
+            .mount("/dev", "bind", &dev, &["rbind"])
+            .mount("/dev/log", "bind", &host.temp.join("log"), &["bind"])
+            .mount("/dev/out", "bind", &host.temp, &["bind"]);
+        let output = bundle.script("cat /run/journal/log; cat /dev/log").run().ok();
+        assert_eq!(output.stdout, "the log'sthe log's", "{calls}");
+        canary.is_untouched();
     }
 }
