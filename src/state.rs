@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
@@ -328,8 +328,9 @@ impl Store {
     /// The states of all containers, by id. What is about to be made or removed is left out; so is, with a warning, what
     /// cannot be read.
     pub fn list(&self) -> Result<Vec<State>> {
-        let entries = fs::read_dir(&self.root).on_path("cannot list the containers", &self.root)?;
-        let mut ids: Vec<_> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        let entries = fs::read_dir(&self.root).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        let entries = entries.on_path("cannot list the containers", &self.root)?;
+        let mut ids: Vec<_> = entries.iter().filter_map(|entry| entry.file_name().into_string().ok()).collect();
         ids.sort();
         let known = |id: &String| match self.load(id) {
             Ok(state) => Some(state),
@@ -368,8 +369,13 @@ pub fn validate_id(id: &str) -> Result<()> {
     Ok(())
 }
 
-fn is_at(directory: &OwnedFd, path: &Path) -> bool {
-    fstat(directory).is_ok_and(|own| nix::sys::stat::stat(path).map(identity) == Ok(identity(own)))
+/// Whether `path` leads to this very directory.
+fn is_at(directory: &OwnedFd, path: &Path) -> nix::Result<bool> {
+    let own = fstat(directory)?;
+    match nix::sys::stat::stat(path) {
+        Err(Errno::ENOENT) => Ok(false),
+        found => Ok(identity(found?) == identity(own)),
+    }
 }
 
 /// Gives a lock back. One that will not go ends with this process: dropped, it would be a panic.
@@ -395,22 +401,23 @@ impl Container {
         let began = Instant::now();
         let directory = sys::fs::open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY);
         let mut directory = directory.on_path("cannot open the container's directory", &path)?;
-        loop {
+        let lock = loop {
             match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) if !is_at(&lock, &path) => {
-                    // Whoever had the lock has removed the container; what is there now is another's.
-                    release(lock);
-                    let id = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                    return Err(does_not_exist(&id));
-                }
-                Ok(lock) => return Ok(Self { path, lock: Some(lock) }),
+                Ok(lock) => break lock,
                 Err((back, Errno::EWOULDBLOCK)) if began.elapsed() < LOCK_DEADLINE => directory = back,
                 Err((_, errno)) => {
                     return Err(Error::new("another kelson is at work on this container").path(path).errno(errno));
                 }
             }
             std::thread::sleep(Duration::from_millis(2));
+        };
+        let is_there = is_at(&lock, &path);
+        let locked = Self { path, lock: Some(lock) };
+        if is_there.on_path("cannot look at the container's directory", &locked.path)? {
+            return Ok(locked);
         }
+        // Whoever had the lock has removed the container; what is there now is another's.
+        Err(does_not_exist(&locked.path.file_name().unwrap_or_default().to_string_lossy()))
     }
 
     /// Lets other verbs work on the container.

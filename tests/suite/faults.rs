@@ -203,3 +203,27 @@ fn no_memory_is_one_line() {
     }
     panic!("no mapping was refused");
 }
+
+#[test]
+fn a_container_that_cannot_be_looked_at_has_not_gone() {
+    let host = Host::new();
+    let bundle = sleeper(&host);
+    bundle.making("create", &[]).run().ok();
+    let delete = host.call(["delete", "--force", &bundle.id]);
+    for count in 1..MANY {
+        let place = format!("0:fstat/{count}=ENOMEM");
+        match with_fault(&host, &delete, &place) {
+            None => break,
+            Some(output) if output.code == 0 => {
+                assert!(!host.root.join(&bundle.id).exists(), "{place}");
+                bundle.making("create", &[]).run().ok();
+            }
+            Some(_) => {}
+        }
+    }
+    for call in [host.call(["list"]), host.call(["list", "-q"])] {
+        let output = with_fault(&host, &call, "0:getdents64/1=EIO").expect("a listing");
+        output.fails_with("cannot list the containers");
+    }
+    clean_up(&host, &bundle, "nothing failed");
+}
