@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::harness::{Bundle, Host, View, skip};
-use crate::support::namespace;
+use crate::support::{give, namespace};
 
 /// A file of the container's cgroup.
 #[track_caller]
@@ -397,6 +397,41 @@ fn a_later_rule_takes_a_device_away_again() {
     ]);
     assert_eq!(open_device(&mut bundle, "c", 10, 200), "EPERM");
     assert_ne!(open_device(&mut bundle, "c", 10, 237), "EPERM");
+}
+
+/// Whether the device 10:229 may be read and written in the container with such a list.
+fn may_read_and_write(host: &Host, list: Value) -> (bool, bool) {
+    let mut bundle = host.bundle();
+    bundle.config["linux"]["resources"]["devices"] = list;
+    give(&mut bundle, &["CAP_MKNOD"]);
+    let script = "/bin/probe mknod /dev/node c 10 229 >/dev/null && (: < /dev/node); (: >> /dev/node)";
+    let output = bundle.script(script).run();
+    // Whatever else it may be without a driver.
+    let refused =
+        |how: &str| output.stderr.lines().any(|line| line.contains(how) && line.contains("Operation not permitted"));
+    (!refused("can't open"), !refused("can't create"))
+}
+
+#[test]
+fn a_rule_that_is_repeated_does_not_get_past_one_that_denies() {
+    let host = Host::new();
+    let deny_all = json!({"allow": false, "access": "rwm"});
+    let one =
+        |allow: bool, access: &str| json!({"allow": allow, "type": "c", "major": 10, "minor": 229, "access": access});
+    let list = json!([deny_all, {"allow": true, "type": "c", "access": "rw"}, one(false, "rwm")]);
+    if View::current().is_v2() {
+        assert_eq!(may_read_and_write(&host, list), (false, false));
+    } else {
+        let mut bundle = host.bundle();
+        bundle.config["linux"]["resources"]["devices"] = list;
+        bundle.run().fails_with("cgroup v1 cannot take");
+    }
+    let list = json!([deny_all, one(true, "r"), one(false, "r"), one(true, "w")]);
+    assert_eq!(may_read_and_write(&host, list), (false, true));
+    let allow_all = json!({"allow": true, "access": "rwm"});
+    let list = json!([allow_all, one(false, "r"), one(true, "r"), one(false, "w")]);
+    assert_eq!(may_read_and_write(&host, list), (true, false));
+    assert_eq!(may_read_and_write(&host, json!([deny_all, one(true, "r"), one(true, "w")])), (true, true));
 }
 
 #[test]

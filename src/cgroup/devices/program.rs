@@ -2,32 +2,20 @@
 
 use super::{ALL, Rule};
 
-/// What a list of rules comes to: rules for the same devices joined, those without effect dropped, and what holds
-/// for all others.
-fn simplify(rules: &[Rule]) -> (Vec<Rule>, bool) {
+/// What counts of a list of rules, and what holds where none of these matches.
+fn simplify(rules: &[Rule]) -> (&[Rule], bool) {
+    let start = rules.iter().rposition(Rule::is_for_all);
     // Without a rule the kernel's v1 controller allows everything.
-    let mut others = true;
-    let mut kept: Vec<Rule> = Vec::new();
-    for rule in rules {
-        if rule.is_for_all() {
-            kept.clear();
-            others = rule.allow;
-            continue;
-        }
-        let same = |other: &Rule| (other.kind, other.major, other.minor) == (rule.kind, rule.major, rule.minor);
-        let mut rule = *rule;
-        if let Some(place) = kept.iter().position(|other| same(other) && other.allow == rule.allow) {
-            rule.access |= kept.remove(place).access;
-        }
-        kept.push(rule);
-    }
-    (kept, others)
+    let others = start.is_none_or(|place| rules[place].allow);
+    let rules = &rules[start.map_or(0, |place| place + 1)..];
+    let needless = rules.iter().take_while(|rule| rule.allow == others).count();
+    (&rules[needless..], others)
 }
 
 /// Such a list needs no program: a cgroup without one restricts nothing.
 pub fn allows_all(rules: &[Rule]) -> bool {
     let (rules, others) = simplify(rules);
-    others && rules.iter().all(|rule| rule.allow)
+    others && rules.is_empty()
 }
 
 /// An instruction of eBPF: operation, destination and source register, jump offset, immediate.
@@ -84,9 +72,10 @@ impl Backwards {
 }
 
 /// The program: the kernel asks it with the access in the upper half of a word and the type in the lower, then
-/// major and minor; it answers 1 or 0. The last rule comes first, and the first that matches decides. It is short
-/// because the kernel's time to check it is a part of each container's start: what rules have in common is
-/// asked once.
+/// major and minor; it answers 1 or 0. The last rule comes first. For each kind of access that is asked the first rule
+/// that matches decides: one that denies denies all, one that allows takes its part out of what is still asked. The
+/// program is short because the kernel's time to check it is a part of each container's start: what rules have in
+/// common is asked once.
 pub fn compile(rules: &[Rule]) -> Vec<u64> {
     let (rules, others) = simplify(rules);
     let mut program = Backwards(Vec::new());
@@ -109,7 +98,7 @@ pub fn compile(rules: &[Rule]) -> Vec<u64> {
 fn compile_alike(program: &mut Backwards, rules: &[Rule]) {
     const BLOCK: i32 = 1;
     const CHARACTER: i32 = 2;
-    let mut rules = rules.to_vec();
+    let mut rules = join_access(rules);
     join_kinds(&mut rules);
     // The most general first, so last in the program, since nothing can come after what always matches.
     rules.sort_unstable_by_key(|rule| (rule.kind, std::cmp::Reverse(rule.access), rule.major, rule.minor));
@@ -125,6 +114,19 @@ fn compile_alike(program: &mut Backwards, rules: &[Rule]) {
         }
     }
     program.push(MOVE, ANSWER, rules[0].allow.into());
+}
+
+/// One rule for each device.
+fn join_access(rules: &[Rule]) -> Vec<Rule> {
+    let mut joined: Vec<Rule> = Vec::new();
+    for rule in rules {
+        let same = |other: &&mut Rule| (other.kind, other.major, other.minor) == (rule.kind, rule.major, rule.minor);
+        match joined.iter_mut().find(same) {
+            Some(other) => other.access |= rule.access,
+            None => joined.push(*rule),
+        }
+    }
+    joined
 }
 
 /// A rule for both kinds in the place of two that differ in nothing else.
@@ -146,17 +148,29 @@ fn join_kinds(rules: &mut Vec<Rule>) {
 /// Rules that differ in their numbers only, sorted.
 fn compile_numbers(program: &mut Backwards, rules: &[Rule]) {
     const END: usize = 0;
+    let Rule { access, allow, .. } = rules[0];
     let next = program.here();
+    let mut found = END;
     // One for all devices makes the others needless.
     let all = rules[0].major.is_none() && rules[0].minor.is_none();
-    for major in rules[..if all { 1 } else { rules.len() }].chunk_by(|one, next| one.major == next.major) {
+    if allow && access != ALL {
+        program.jump(JUMP_EQUAL, ACCESS, 0, END);
+        program.push(AND, ACCESS, (!access & ALL).into());
+        found = program.here();
+        if !all {
+            program.jump(JUMP, 0, 0, next);
+        }
+    } else if all {
+        program.jump(JUMP, 0, 0, END);
+    }
+    let numbered = if all { &[] } else { rules };
+    for major in numbered.chunk_by(|one, next| one.major == next.major) {
         let next = program.here();
         match (major[0].major, major[0].minor) {
-            (None, None) => program.jump(JUMP, 0, 0, END),
-            (Some(number), None) => program.jump(JUMP_EQUAL, MAJOR, number as i32, END),
-            (number, Some(_)) => {
+            (Some(number), None) => program.jump(JUMP_EQUAL, MAJOR, number as i32, found),
+            (number, _) => {
                 for minor in major.iter().filter_map(|rule| rule.minor) {
-                    program.jump(JUMP_EQUAL, MINOR, minor as i32, END);
+                    program.jump(JUMP_EQUAL, MINOR, minor as i32, found);
                 }
                 if let Some(number) = number {
                     program.jump(JUMP_NOT_EQUAL, MAJOR, number as i32, next);
@@ -164,12 +178,9 @@ fn compile_numbers(program: &mut Backwards, rules: &[Rule]) {
             }
         }
     }
-    let Rule { access, allow, .. } = rules[0];
-    if access != ALL {
-        // Allowed when nothing beyond the rule is asked; denied when anything in it is.
-        let (rest, jump) = if allow { (!access & ALL, JUMP_NOT_EQUAL) } else { (access, JUMP_EQUAL) };
-        program.jump(jump, SCRATCH, 0, next);
-        program.push(AND, SCRATCH, rest.into());
+    if !allow && access != ALL {
+        program.jump(JUMP_EQUAL, SCRATCH, 0, next);
+        program.push(AND, SCRATCH, access.into());
         program.copy(SCRATCH, ACCESS);
     }
 }
@@ -245,16 +256,18 @@ mod tests {
         assert!(run(&compile(&rules(list)), 1, READ | WRITE, 7, 0));
     }
 
-    /// What the list says, rule by rule.
+    /// What the list says: for each kind of access the last rule that matches decides.
     fn judge(rules: &[Rule], kind: char, access: u8, major: u32, minor: u32) -> bool {
-        let (rules, others) = simplify(rules);
-        let matches = |rule: &&Rule| {
-            (rule.kind == 'a' || rule.kind == kind)
-                && rule.major.is_none_or(|number| number == major)
-                && rule.minor.is_none_or(|number| number == minor)
-                && if rule.allow { access & !rule.access == 0 } else { access & rule.access != 0 }
+        let may = |access: u8| {
+            let matches = |rule: &&Rule| {
+                (rule.kind == 'a' || rule.kind == kind)
+                    && rule.major.is_none_or(|number| number == major)
+                    && rule.minor.is_none_or(|number| number == minor)
+                    && rule.access & access != 0
+            };
+            rules.iter().rev().find(matches).is_none_or(|rule| rule.allow)
         };
-        rules.iter().rev().find(matches).map_or(others, |rule| rule.allow)
+        [READ, WRITE, MKNOD].into_iter().filter(|bit| access & bit != 0).all(may)
     }
 
     #[test]
@@ -293,8 +306,27 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_that_is_repeated_later_does_not_get_past_what_denies_between() {
+        let deny = r#"{"allow":false,"access":"rwm"},"#;
+        // The default rules end with the right to make every node.
+        let list = r#"{"allow":true,"type":"c","access":"rw"},{"allow":false,"type":"c","major":10,"minor":229}"#;
+        let program = compile(&rules(&format!("[{deny}{list}]")));
+        assert!(!run(&program, 2, READ, 10, 229) && !run(&program, 2, WRITE, 10, 229));
+        assert!(run(&program, 2, MKNOD, 10, 229) && run(&program, 2, READ, 10, 228));
+        let one = |allow: bool, access: &str| {
+            format!(r#"{{"allow":{allow},"type":"c","major":10,"minor":229,"access":"{access}"}}"#)
+        };
+        let list = [one(true, "r"), one(false, "r"), one(true, "w")].join(",");
+        let program = compile(&rules(&format!("[{deny}{list}]")));
+        assert!(!run(&program, 2, READ, 10, 229) && run(&program, 2, WRITE, 10, 229));
+        let list = [one(false, "r"), one(true, "r"), one(false, "w")].join(",");
+        let program = compile(&rules(&format!(r#"[{{"allow":true,"access":"rwm"}},{list}]"#)));
+        assert!(run(&program, 2, READ, 10, 229) && !run(&program, 2, WRITE, 10, 229));
+    }
+
+    #[test]
     fn the_usual_program_is_short() {
-        assert_eq!(compile(&rules(r#"[{"allow":false,"access":"rwm"}]"#)).len(), 24);
+        assert_eq!(compile(&rules(r#"[{"allow":false,"access":"rwm"}]"#)).len(), 22);
     }
 
     #[test]
