@@ -115,6 +115,11 @@ pub fn apply(directory: &OwnedFd, is_new: bool, unified: bool, rules: &[Rule]) -
     written.or_else(|error| if files::has(directory, rules) { Ok(()) } else { Err(error) })
 }
 
+/// Whether somebody has taken away the program that guards these rules, or replaced it by one of their own.
+pub fn is_replaced(directory: &OwnedFd, unified: bool, rules: &[Rule]) -> Result<bool> {
+    Ok(unified && !program::allows_all(rules) && find(directory)?.is_none())
+}
+
 /// Applies the rules to the cgroup of running processes: what they may use before and after, they may use meanwhile.
 pub fn replace(directory: &OwnedFd, unified: bool, rules: &[Rule]) -> Result<()> {
     if unified {
@@ -130,18 +135,24 @@ pub fn replace(directory: &OwnedFd, unified: bool, rules: &[Rule]) -> Result<()>
     Ok(())
 }
 
+fn find(directory: &OwnedFd) -> Result<Option<OwnedFd>> {
+    bpf::find_device_program(directory).context(|| "cannot look for the program that guards the devices")
+}
+
 /// A list that allows all needs no program.
 fn attach(directory: &OwnedFd, rules: &[Rule], replace: bool) -> Result<()> {
-    let found =
-        || bpf::find_device_program(directory).context(|| "cannot look for the program that guards the devices");
-    let former = if replace { found()? } else { None };
+    let former = if replace { find(directory)? } else { None };
     if program::allows_all(rules) {
         let detached = former.map_or(Ok(()), |former| bpf::detach_device_program(directory, former.as_fd()));
         return detached.context(|| "cannot detach the program that guards the devices");
     }
     let program = bpf::load_device_program(&program::compile(rules)).map_err(|errno| {
         let error = Error::new("cannot load the program that guards the devices").errno(errno);
-        if errno == Errno::EPERM { error.hint("it takes CAP_BPF or CAP_SYS_ADMIN on the host") } else { error }
+        match errno {
+            Errno::EPERM => error.hint("it takes CAP_BPF or CAP_SYS_ADMIN on the host"),
+            Errno::E2BIG => error.hint("too many different rules for the kernel: use wildcards"),
+            _ => error,
+        }
     })?;
     bpf::attach_device_program(directory, program.as_fd(), former.as_ref().map(AsFd::as_fd))
         .context(|| "cannot attach the program that guards the devices")

@@ -7,6 +7,7 @@ use super::systemd::Scope;
 use super::write::Cgroup;
 use super::{CgroupState, Manager};
 use crate::error::{Error, Result};
+use crate::log;
 use crate::spec::Resources;
 
 /// A change that was worked out, and checked, but not made.
@@ -30,11 +31,14 @@ impl CgroupState {
         }
         let merged = merge(&self.resources, asked)?;
         let writes = resources::plan_update(asked, &merged, layout)?;
-        let devices = if asked.devices.is_empty() { None } else { Some(devices::plan(&asked.devices)?) };
         let cgroups = layout.hierarchies.iter().map(|hierarchy| self.open(hierarchy)).collect::<Result<Vec<_>>>()?;
         let scope = self.scope.as_ref();
-        let update = Update { cgroups, writes, previous: Vec::new(), devices, scope, merged };
+        let mut update = Update { cgroups, writes, previous: Vec::new(), devices: None, scope, merged };
         update.check_memory()?;
+        // The same list again would take away what others have added since, such as a hook for GPUs.
+        if !asked.devices.is_empty() && asked.devices != self.resources.devices {
+            update.plan_devices(&self.resources, layout)?;
+        }
         Ok(update)
     }
 
@@ -46,6 +50,25 @@ impl CgroupState {
 }
 
 impl Update<'_> {
+    fn plan_devices(&mut self, before: &Resources, layout: &Layout) -> Result<()> {
+        let rules = devices::plan(&self.merged.devices)?;
+        if let Some(cgroup) = self.guarded(layout) {
+            let present = devices::plan(&before.devices)?;
+            if devices::is_replaced(&cgroup.directory, cgroup.hierarchy.is_unified(), &present)? {
+                log::warn("the devices stay as they are: the program that guards them is not kelson's any more");
+                self.merged.devices.clone_from(&before.devices);
+                return Ok(());
+            }
+        }
+        self.devices = Some(rules);
+        Ok(())
+    }
+
+    /// The cgroup by which devices are guarded.
+    fn guarded(&self, layout: &Layout) -> Option<&Cgroup<'_>> {
+        self.cgroups.iter().find(|cgroup| devices::belong_to(cgroup.hierarchy, layout))
+    }
+
     fn of(&self, index: usize) -> impl Iterator<Item = &Write> {
         self.writes.iter().filter(move |write| write.hierarchy == index)
     }
@@ -107,8 +130,7 @@ impl Update<'_> {
     /// Replaces the rules for devices, if there are new ones: on v2 at once.
     pub fn guard_devices(&self, layout: &Layout) -> Result<()> {
         let Some(rules) = &self.devices else { return Ok(()) };
-        let cgroup = self.cgroups.iter().find(|cgroup| devices::belong_to(cgroup.hierarchy, layout));
-        let Some(cgroup) = cgroup else { return Ok(()) };
+        let Some(cgroup) = self.guarded(layout) else { return Ok(()) };
         let replaced = devices::replace(&cgroup.directory, cgroup.hierarchy.is_unified(), rules);
         replaced.map_err(|error| error.path(cgroup.path).pointer("/linux/resources/devices"))
     }

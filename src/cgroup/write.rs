@@ -29,6 +29,9 @@ const LINES: &[(&str, &str)] = &[
     ("net_prio.ifpriomap", "0"),
 ];
 
+/// What changes along with a file: an idle cgroup has a weight of its own, and one that was idle the default.
+const ALONG: &[(&str, &str)] = &[("cpu.idle", "cpu.shares"), ("cpu.idle", "cpu.weight")];
+
 /// The one file that newer kernels let be written without any effect.
 const IGNORED: &str = "memory.kmem.limit_in_bytes";
 
@@ -151,26 +154,35 @@ impl<'a> Cgroup<'a> {
             }
             refused = failures;
         }
-        let present = self.previous(previous.iter().rev().copied());
+        let present = self.present(previous.iter().copied());
         let differs = |(was, is): &(&&Write, &Write)| was.value != is.value;
         previous.iter().zip(&present).filter(differs).map(|(was, _)| was.file.clone()).collect()
     }
 
     /// The writes that bring back what these are about to change.
     pub fn previous<'w>(&self, writes: impl IntoIterator<Item = &'w Write>) -> Vec<Write> {
-        let previous = |write: &Write| {
+        let along = |write: &'w Write| {
+            let others = ALONG.iter().filter(|(file, _)| *file == write.file);
+            others.map(|(_, other)| Write { file: (*other).to_owned(), ..write.clone() })
+        };
+        let writes: Vec<_> = writes.into_iter().flat_map(|write| along(write).chain([write.clone()])).collect();
+        // In the reverse order.
+        self.present(writes.iter().rev())
+    }
+
+    /// The writes that say what is there now in the files of `writes`.
+    fn present<'w>(&self, writes: impl IntoIterator<Item = &'w Write>) -> Vec<Write> {
+        let present = |write: &Write| {
             let instead = write.instead.as_ref().map(|(file, value)| (file, value));
             let (file, value) = [(&write.file, &write.value)]
                 .into_iter()
                 .chain(instead)
                 .find(|(file, _)| self.path.join(file).exists())?;
-            let present = fs::read_to_string(self.path.join(file)).ok()?;
-            let value = undoing(file, value, &present);
+            let text = fs::read_to_string(self.path.join(file)).ok()?;
+            let value = undoing(file, value, &text);
             Some(Write { file: file.clone(), value, instead: None, ..write.clone() })
         };
-        let mut previous: Vec<_> = writes.into_iter().filter_map(previous).collect();
-        previous.reverse();
-        previous
+        writes.into_iter().filter_map(present).collect()
     }
 }
 

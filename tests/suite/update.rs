@@ -6,6 +6,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::harness::{Bundle, Host, View, hierarchies, skip, wait_until};
+use crate::support::give;
 
 /// No limit, as v1 shows it.
 const UNLIMITED: &str = "9223372036854771712";
@@ -126,6 +127,8 @@ fn each_flag_changes_its_limit_and_no_other() {
         }
         changes_only(&host, &bundle, &[flag, value], &[(file, text)]);
     }
+    changes_only(&host, &bundle, &["--cpu-idle", "1"], &[("cpu.idle", "1")]);
+    changes_only(&host, &bundle, &["--cpu-idle", "0"], &[("cpu.idle", "0"), ("cpu.shares", "200")]);
     changes_only(&host, &bundle, &["--cpu-idle", "1"], &[("cpu.idle", "1")]);
     changes_only(
         &host,
@@ -271,6 +274,8 @@ fn an_update_that_fails_changes_nothing() {
             json!({"memory": {"limit": 33_554_432, "swap": 67_108_864}, "cpu": {"shares": 7, "idle": 0, "cpus": "0"},
                 "pids": {"limit": 3}, "blockIO": {"weight": 300, "throttleReadBpsDevice": throttle}}),
             json!({"memory": {"limit": 33_554_432}, "cpu": {"cpus": "4096"}}),
+            // To be idle changes the weight, too.
+            json!({"cpu": {"idle": 1, "burst": 1_000_000_000_000_u64}}),
             json!({"cpu": {"period": 50_000, "quota": 5}}),
             json!({"memory": {"limit": 4096}}),
             json!({"pids": {"limit": 3}, "unified": {"memory.high": "5"}}),
@@ -400,6 +405,51 @@ fn devices_are_replaced_and_what_stays_allowed_never_fails() {
     assert!(!running.stdout().contains("full-EPERM"), "a device that is always allowed was denied");
     bundle.kill("KILL").ok();
     running.wait();
+}
+
+#[test]
+fn devices_that_others_have_allowed_stay_with_the_same_list() {
+    if View::current().is_v2() {
+        return;
+    }
+    let host = Host::new();
+    let bundle = running(&host);
+    let directory = bundle.cgroup("devices");
+    fs::write(directory.join("devices.allow"), "c 10:229 rw").unwrap();
+    let list = bundle.config["linux"]["resources"]["devices"].clone();
+    update_by(&host, &bundle, &json!({"devices": list, "pids": {"limit": 9}})).ok();
+    assert!(fs::read_to_string(directory.join("devices.list")).unwrap().contains("c 10:229 rw"));
+    assert_eq!(limits(&bundle)["pids.max"], "9");
+    bundle.delete_by_force();
+}
+
+#[test]
+fn devices_stay_as_they_are_where_another_program_guards_them() {
+    if !View::current().is_v2() {
+        return;
+    }
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.config["linux"]["resources"]["devices"] = json!([{"allow": true, "access": "rwm"}]);
+    give(&mut bundle, &["CAP_MKNOD"]);
+    bundle.args(&["/bin/sleep", "100"]).up();
+    // As if there had been a program, and a tool had taken it away.
+    let path = bundle.state_path("state.json");
+    let mut state: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let resources = &mut state["cgroup"]["resources"];
+    resources["devices"] = json!([{"allow": false, "access": "rwm"}]);
+    let before = resources["devices"].clone();
+    fs::write(&path, state.to_string()).unwrap();
+    assert_eq!(update_by(&host, &bundle, &json!({ "devices": before })).ok().stderr, "");
+    let other = json!([{"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 10, "access": "r"}]);
+    let output = update_by(&host, &bundle, &json!({ "devices": other })).ok();
+    assert!(output.stderr.contains("not kelson's any more"), "{output:?}");
+    let state: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert_eq!(state["cgroup"]["resources"]["devices"], before);
+    let script = "/bin/probe mknod /dev/node c 11 237 >/dev/null && : < /dev/node";
+    let opened = bundle.exec(&[], &["/bin/sh", "-c", script]).run().stderr;
+    assert!(opened.contains("/dev/node") && !opened.contains("Operation not permitted"), "{opened}");
+    bundle.delete_by_force();
 }
 
 #[test]

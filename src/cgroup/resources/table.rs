@@ -92,15 +92,19 @@ pub const FIELDS: &[Field] = &[
         file("memory", "", |r| only(memory(r, LinuxMemory::use_hierarchy), true, "always counts what is nested")),
     ),
     field(
-        "cpu/shares",
-        file("cpu", "cpu.shares", shares),
-        file("cpu", "cpu.weight", |r| number(cpu(r, LinuxCpu::shares).filter(|n| *n != 0).map(weight))),
-    ),
-    field(
         "cpu/idle",
         file("cpu", "cpu.idle", |r| number(cpu(r, LinuxCpu::idle))),
         file("cpu", "cpu.idle", |r| number(cpu(r, LinuxCpu::idle))),
     ),
+    // Written again after it was idle, which takes the weight away.
+    field(
+        "cpu/shares",
+        file("cpu", "cpu.shares", |r| if is_idle(r) { Ok(Vec::new()) } else { shares(r) }),
+        file("cpu", "cpu.weight", |r| {
+            number(cpu(r, LinuxCpu::shares).filter(|shares| *shares != 0 && !is_idle(r)).map(weight))
+        }),
+    )
+    .with(&["cpu/idle"]),
     field(
         "cpu/realtimePeriod",
         file("cpu", "cpu.rt_period_us", |r| number(cpu(r, LinuxCpu::realtime_period).filter(|n| *n != 0))),
@@ -201,6 +205,11 @@ pub(super) fn bytes(resources: &Resources, field: fn(&LinuxMemory) -> Option<i64
 
 pub(super) fn cpu<T>(resources: &Resources, field: fn(&LinuxCpu) -> Option<T>) -> Option<T> {
     resources.cpu.as_ref().and_then(field)
+}
+
+/// An idle cgroup has a weight of its own, and takes no other.
+fn is_idle(resources: &Resources) -> bool {
+    cpu(resources, LinuxCpu::idle) == Some(1)
 }
 
 fn cpus(resources: &Resources) -> Values {

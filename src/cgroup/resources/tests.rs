@@ -264,7 +264,9 @@ fn an_update_writes_what_is_asked_and_nothing_else() {
             &["memory.limit_in_bytes=-1", "memory.memsw.limit_in_bytes=-1"], &["memory.max=max", "memory.swap.max=max"]),
         (r#"{"cpu":{"quota":6}}"#, &["cpu.cfs_quota_us=6"], &["cpu.max=6 10"]),
         (r#"{"cpu":{"period":11}}"#, &["cpu.cfs_period_us=11", "cpu.cfs_quota_us=5"], &["cpu.max=5 11"]),
-        (r#"{"cpu":{"idle":0}}"#, &["cpu.idle=0"], &["cpu.idle=0"]),
+        // What was idle has lost its weight; what is takes none.
+        (r#"{"cpu":{"idle":0}}"#, &["cpu.idle=0", "cpu.shares=100"], &["cpu.idle=0", "cpu.weight=17"]),
+        (r#"{"cpu":{"idle":1,"shares":200}}"#, &["cpu.idle=1"], &["cpu.idle=1"]),
         (r#"{"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":16,"rate":9}]}}"#,
             &["blkio.throttle.read_bps_device=8:16 9"], &["io.max=8:16 rbps=9"]),
     ];
