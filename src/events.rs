@@ -47,7 +47,8 @@ pub fn follow(store: &Store, id: &str, interval: Duration) -> Result<()> {
             return Ok(());
         }
         if Instant::now() >= next {
-            next += interval;
+            // Not from the time that it was due: after a suspend none is caught up with.
+            next = Instant::now() + interval;
             if !sample(&state, init)? {
                 return Ok(());
             }

@@ -1,6 +1,7 @@
 //! A connection to a manager of units: over its own socket where there is one, which takes neither a bus nor a
 //! greeting, else over a bus. Everything has a deadline.
 
+use std::collections::VecDeque;
 use std::env;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -38,6 +39,11 @@ const GREETING: &[u8] = b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n";
 /// come. A call shorter than this is sent when the greeting was answered; a longer one along with it.
 const SHORT: usize = 512;
 
+/// How long a line of the greeting may be.
+const MAX_LINE: usize = 512;
+/// How many ended jobs are remembered: one's own may end before the answer that names it is read.
+const MAX_ENDED: usize = 256;
+
 /// The manager's "no", with the name of the error.
 #[derive(Debug)]
 pub struct Refusal {
@@ -65,8 +71,8 @@ pub struct Bus {
     outgoing: Vec<u8>,
     incoming: Vec<u8>,
     authenticated: bool,
-    /// Jobs that have ended, with their results.
-    ended: Vec<(String, String)>,
+    /// Jobs that have ended last, of anybody's, with their results.
+    ended: VecDeque<(String, String)>,
     deadline: Duration,
 }
 
@@ -174,7 +180,10 @@ impl Bus {
     fn note(&mut self, message: Message) {
         let Message::Signal { body, .. } = message else { return };
         if let [Value::U32(_), Value::Path(job), Value::Text(_), Value::Text(result)] = &body[..] {
-            self.ended.push((job.clone(), result.clone()));
+            if self.ended.len() == MAX_ENDED {
+                self.ended.pop_front();
+            }
+            self.ended.push_back((job.clone(), result.clone()));
         }
     }
 
@@ -196,6 +205,9 @@ impl Bus {
     fn wait_for_greeting(&mut self, began: Instant) -> Result<()> {
         while !self.authenticated {
             let Some(end) = self.incoming.windows(2).position(|pair| pair == b"\r\n") else {
+                if self.incoming.len() > MAX_LINE {
+                    return Err(nonsense());
+                }
                 self.receive(began)?;
                 continue;
             };
@@ -315,10 +327,24 @@ mod tests {
         for (answer, wanted) in [
             (&b"REJECTED EXTERNAL\r\n"[..], "does not accept this user: REJECTED EXTERNAL"),
             (b"DATA\r\nOK 00\r\nHTTP/1.1 400 Bad Request", "cannot be read"),
+            (&[b'x'; 600], "cannot be read"),
         ] {
             let error = against(answer, Duration::from_secs(5)).unwrap_err();
             assert!(error.to_string().contains(wanted), "{error}");
         }
+    }
+
+    #[test]
+    fn of_many_jobs_that_end_the_last_are_remembered() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let mut bus = Bus::over(ours.into(), false, Duration::from_millis(50));
+        for number in 0..10_000 {
+            let job = Value::Path(format!("/job/{number}"));
+            let body = vec![Value::U32(number), job, Value::text("x.scope"), Value::text("done")];
+            bus.note(Message::Signal { member: JOB_REMOVED.to_owned(), body });
+        }
+        assert_eq!(bus.ended.len(), MAX_ENDED);
+        assert_eq!(bus.end_of("/job/9999").unwrap(), "done");
     }
 
     #[test]

@@ -61,7 +61,7 @@ impl Unit {
         let directory = |hierarchy: &Hierarchy| {
             let system = system_root(layout::cgroup_in(hierarchy, &init));
             let root = if of_user { user_root(system, layout::cgroup_in(hierarchy, &own)) } else { system.to_owned() };
-            hierarchy.mount_point.join(root).join(&slices).join(&self.name)
+            hierarchy.mount_point.join(root).join(&slices).join(escape(&self.name))
         };
         Ok(layout.hierarchies.iter().map(directory).collect())
     }
@@ -82,7 +82,30 @@ fn expand(slice: &str) -> Result<PathBuf> {
         return Err(wrong());
     }
     let ends = name.match_indices('-').map(|(end, _)| end).chain([name.len()]);
-    Ok(ends.map(|end| format!("{}.slice", &name[..end])).collect())
+    Ok(ends.map(|end| escape(&format!("{}.slice", &name[..end]))).collect())
+}
+
+/// How systemd calls the cgroup of a unit: what could be taken for a file of a cgroup, or for something escaped, has a
+/// `_` before it.
+fn escape(unit: &str) -> String {
+    const CONTROLLERS: [&str; 14] = [
+        "cgroup",
+        "cpu",
+        "cpuacct",
+        "cpuset",
+        "io",
+        "blkio",
+        "memory",
+        "devices",
+        "pids",
+        "bpf-firewall",
+        "bpf-devices",
+        "bpf-foreign",
+        "bpf-socket-bind",
+        "bpf-restrict-network-interfaces",
+    ];
+    let is_controllers = unit.split_once('.').is_some_and(|(first, _)| CONTROLLERS.contains(&first));
+    if is_controllers || unit.starts_with(['_', '.']) { format!("_{unit}") } else { unit.to_owned() }
 }
 
 fn read_cgroups(path: &str) -> Result<String> {
@@ -159,6 +182,26 @@ mod tests {
         for slice in ["", ".slice", "a", "-a.slice", "a-.slice", "a--b.slice"] {
             assert!(expand(slice).is_err(), "{slice}");
         }
+    }
+
+    #[test]
+    fn cgroups_have_the_escaped_names_of_their_units() {
+        for (unit, cgroup) in [
+            ("kelson-x.scope", "kelson-x.scope"),
+            ("_k-x.scope", "__k-x.scope"),
+            (".k-x.scope", "_.k-x.scope"),
+            ("cpu.k-x.scope", "_cpu.k-x.scope"),
+            ("cgroup.k-x.scope", "_cgroup.k-x.scope"),
+            ("cpu-x.scope", "cpu-x.scope"),
+            ("memory.slice", "_memory.slice"),
+        ] {
+            assert_eq!(escape(unit), cgroup);
+        }
+        assert_eq!(expand("_a-b.slice").unwrap(), Path::new("__a.slice/__a-b.slice"));
+        let unit = Unit::plan("a.slice:_k:x", "id", false).unwrap();
+        let layout = Layout { unified: true, hierarchies: vec![Hierarchy::unified("/sys/fs/cgroup".into())] };
+        let directories = unit.directories(&layout, false).unwrap();
+        assert!(directories[0].ends_with("a.slice/__k-x.scope"), "{directories:?}");
     }
 
     #[test]
