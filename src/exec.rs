@@ -57,6 +57,8 @@ pub struct Plan {
     preserve_fds: u32,
     /// How many processes of the container had been killed for want of memory before.
     oom_kills: u64,
+    /// Whether it may join a frozen cgroup, and so wait for its thaw.
+    ignore_paused: bool,
 }
 
 impl Plan {
@@ -120,7 +122,14 @@ fn plan(store: &Store, request: &Request) -> Result<Plan> {
     let own_users = state.namespaces & libc::CLONE_NEWUSER as u64 != 0;
     let confinement = confinement::plan(Some(&asked), &spec.linux, keyring, own_users)?;
     let oom_kills = state.cgroup.oom_kills();
-    Ok(Plan { process, confinement, state, preserve_fds: request.preserve_fds, oom_kills })
+    Ok(Plan {
+        process,
+        confinement,
+        state,
+        preserve_fds: request.preserve_fds,
+        oom_kills,
+        ignore_paused: request.ignore_paused,
+    })
 }
 
 /// The words are those that engines look for (ENGINES.md).
@@ -148,7 +157,7 @@ fn add(plan: &Plan, cgroups: &[String], console: Option<OwnedFd>) -> Result<(Pid
     if !init.is_alive() {
         return Err(not_running());
     }
-    let joined = step("cgroup", join::open(&plan.state.cgroup, cgroups, init.pid))?;
+    let joined = step("cgroup", join::open(&plan.state.cgroup, cgroups, init.pid, plan.ignore_paused))?;
     if let Some(cpus) = &plan.process.schedule.initial_cpus {
         set_affinity(Pid::from_raw(0), cpus)
             .context(|| "cannot set the CPU affinity")
@@ -173,7 +182,7 @@ fn launch(
     let mut cloned = cgroups.clone_into(0);
     if matches!(cloned, Err(Errno::EBUSY | Errno::ENODEV | Errno::EOPNOTSUPP | Errno::EACCES)) && may_fall_back {
         // Init may have moved within its cgroup, which then takes no processes itself.
-        cloned = step("cgroup", join::of_init(cgroup, init))?.clone_into(0);
+        cloned = step("cgroup", join::of_init(cgroup, init, plan.ignore_paused))?.clone_into(0);
     }
     if matches!(cloned, Err(Errno::EACCES)) && may_fall_back && is_rootless() {
         cloned = step("cgroup", join::without_unified(cgroup, init))?.clone_into(0);

@@ -1,6 +1,7 @@
 //! The freezer: stops all processes of a container where they are, and lets them go on.
 
 use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use super::events::Events;
 use super::nested;
 use super::processes::{describe, processes_below};
 use crate::error::{Context, Error, Result};
+use crate::sys::fs::read_at;
 
 /// How long processes have to stop.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -37,6 +39,23 @@ const FREEZERS: [Freezer; 2] = [
 /// Whether this very cgroup is frozen or about to be.
 pub fn is_frozen(directory: &Path) -> bool {
     FREEZERS.iter().any(|freezer| read(directory, freezer.wish) == "1")
+}
+
+/// Whether processes in an open cgroup are frozen, or about to be, with it or one above.
+pub fn is_frozen_at(place: &OwnedFd) -> bool {
+    let read = |file: &str| Some(String::from_utf8_lossy(&read_at(place.as_fd(), Path::new(file)).ok()?).into_owned());
+    // v1's tells of the cgroups above, too.
+    if read("freezer.state").is_some_and(|state| state.trim() != "THAWED") {
+        return true;
+    }
+    let mut wish = "cgroup.freeze".to_owned();
+    while let Some(text) = read(&wish) {
+        if text.trim() == "1" {
+            return true;
+        }
+        wish.insert_str(0, "../");
+    }
+    false
 }
 
 fn read(directory: &Path, file: &str) -> String {

@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
+use super::freezer::is_frozen_at;
 use super::layout::{self, Hierarchy};
 use super::{CgroupState, Cgroups, is_rootless, open_in};
 use crate::error::{Context, Error, Result};
@@ -14,8 +15,9 @@ use crate::sys::fs::{CGROUP2_SUPER_MAGIC, file_system_magic, open as open_file};
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY);
 
-/// Opens what joining takes. `within` has a path, or several of the form `controller[,controller]:path`.
-pub fn open(state: &CgroupState, within: &[String], init: i32) -> Result<Cgroups> {
+/// Opens what joining takes. `within` has a path, or several of the form `controller[,controller]:path`. One below the
+/// container's own that is frozen is refused unless `may_freeze`: who joins it stands still before it is the program.
+pub fn open(state: &CgroupState, within: &[String], init: i32, may_freeze: bool) -> Result<Cgroups> {
     let mut cgroups = Cgroups::default();
     for (directory, below) in state.directories.iter().zip(parse(state, within)?) {
         let opened = match open_file(directory, DIRECTORY) {
@@ -27,12 +29,23 @@ pub fn open(state: &CgroupState, within: &[String], init: i32) -> Result<Cgroups
             result => result.on_path("cannot open the container's cgroup", directory)?,
         };
         let place = match below.as_deref() {
-            Some(path) => open_below(opened, directory, path)?,
+            Some(path) => {
+                let place = open_below(opened, directory, path)?;
+                check_thawed(&place, &directory.join(path), may_freeze)?;
+                place
+            }
             None => opened,
         };
         add(&mut cgroups, place, directory)?;
     }
     Ok(cgroups)
+}
+
+fn check_thawed(place: &OwnedFd, path: &Path, may_freeze: bool) -> Result<()> {
+    if may_freeze || !is_frozen_at(place) {
+        return Ok(());
+    }
+    Err(Error::new("cannot exec in a frozen cgroup").path(path).hint("thaw it, or pass --ignore-paused"))
 }
 
 fn add(cgroups: &mut Cgroups, place: OwnedFd, directory: &Path) -> Result<()> {
@@ -49,14 +62,18 @@ fn add(cgroups: &mut Cgroups, place: OwnedFd, directory: &Path) -> Result<()> {
 
 /// The same, but in the unified hierarchy the cgroup that init is in by now: it may have moved, and then its old one may
 /// take no processes, or be gone.
-pub fn of_init(state: &CgroupState, init: i32) -> Result<Cgroups> {
-    let mut cgroups = open(state, &[], init)?;
+pub fn of_init(state: &CgroupState, init: i32, may_freeze: bool) -> Result<Cgroups> {
+    let mut cgroups = open(state, &[], init, may_freeze)?;
     if cgroups.unified.take().is_some() {
         cgroups.unified_procs = None;
         let directory = state.directories.last().map_or(Path::new(layout::MOUNT_POINT), PathBuf::as_path);
         match unified_of(init, directory) {
             Err(Errno::EACCES | Errno::ENOENT) if is_rootless() => {}
-            result => add(&mut cgroups, result.on_path("cannot open the cgroup of init", directory)?, directory)?,
+            result => {
+                let place = result.on_path("cannot open the cgroup of init", directory)?;
+                check_thawed(&place, directory, may_freeze)?;
+                add(&mut cgroups, place, directory)?;
+            }
         }
     }
     Ok(cgroups)
@@ -65,7 +82,7 @@ pub fn of_init(state: &CgroupState, init: i32) -> Result<Cgroups> {
 /// The same without the unified hierarchy, for a user who may not go from the caller's cgroup to init's there (it takes
 /// the right to write to what both are below). Where they are not one and the same, that is told.
 pub fn without_unified(state: &CgroupState, init: i32) -> Result<Cgroups> {
-    let mut cgroups = open(state, &[], init)?;
+    let mut cgroups = open(state, &[], init, true)?;
     (cgroups.unified, cgroups.unified_procs) = (None, None);
     if unified_path("self") != unified_path(&init.to_string()) {
         log::warn(

@@ -61,8 +61,9 @@ impl CgroupState {
     /// `patience` processes are not killed, but waited for until then, and then left.
     fn empty(&self, directory: &Path, patience: Option<Instant>) -> Result<()> {
         let began = Instant::now();
+        let mut unseen = None;
         for turn in 0_u32.. {
-            if self.is_gone(directory)? {
+            if self.is_gone(directory, &mut unseen)? {
                 return Ok(());
             }
             if began.elapsed() > DEADLINE {
@@ -81,13 +82,14 @@ impl CgroupState {
                 // What somebody has moved in this hierarchy only is not reached in the others.
                 if turn == 0 { self.kill_all() } else { self.kill_by_turns() }
             }
-            wait_until_empty(directory);
+            wait_until_empty(directory, turn);
         }
-        Err(still_used(directory))
+        Err(still_used(directory, unseen))
     }
 
-    /// Tries to remove a cgroup. The usual case is one rmdir(2).
-    fn is_gone(&self, directory: &Path) -> Result<bool> {
+    /// Tries to remove a cgroup. The usual case is one rmdir(2). The first error about what could not be looked into goes
+    /// to `unseen`.
+    fn is_gone(&self, directory: &Path, unseen: &mut Option<Errno>) -> Result<bool> {
         let stays = self.stays(directory);
         match if stays { Err(Errno::EBUSY) } else { rmdir(directory) } {
             Ok(()) | Err(Errno::ENOENT | Errno::ENODEV) => return Ok(true),
@@ -95,9 +97,10 @@ impl CgroupState {
             Err(errno) => return Err(cannot_remove(directory, errno)),
         }
         let mut all_gone = true;
-        nested::visit(directory, |place, name, path| {
+        let found = nested::visit(directory, |place, name, path| {
             all_gone &= self.stays(path) || matches!(rmdir_at(place, name), Ok(()) | Err(Errno::ENOENT));
         });
+        *unseen = unseen.or(found);
         Ok(all_gone && (!stays || processes_below(directory).is_empty()))
     }
 
@@ -120,17 +123,17 @@ fn cannot_remove(directory: &Path, errno: Errno) -> Error {
     Error::new("cannot remove a cgroup").path(directory).errno(errno)
 }
 
-fn still_used(directory: &Path) -> Error {
+fn still_used(directory: &Path, unseen: Option<Errno>) -> Error {
     let pids: Vec<_> = processes_below(directory).iter().map(|pid| describe(*pid)).collect();
     Error::new(format!("a cgroup is still in use after {} s: {}", DEADLINE.as_secs(), pids.join(", ")))
         .path(directory)
-        .errno(Errno::EBUSY)
+        .errno(unseen.unwrap_or(Errno::EBUSY))
 }
 
-/// Waits for the end of the cgroup's processes: for the kernel's notice on v2, a little on v1.
-fn wait_until_empty(directory: &Path) {
+/// Waits for the end of the cgroup's processes: for the kernel's notice on v2, a little on v1, and a little more each time.
+fn wait_until_empty(directory: &Path, turn: u32) {
     match Events::open(directory) {
         Some(events) if events.say("populated 1") => events.wait(Duration::from_millis(100)),
-        _ => sleep(Duration::from_millis(1)),
+        _ => sleep(Duration::from_millis(u64::from(turn / 8 + 1).min(100))),
     }
 }

@@ -141,6 +141,28 @@ fn a_cgroup_with_processes_below_it_is_refused_and_they_live_on() {
 }
 
 #[test]
+fn an_exec_into_a_frozen_cgroup_is_refused() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.args(&["/bin/sleep", "100"]).up();
+    let made = ["a", "a/b"].map(|path| Made::new(&format!("{}/{path}", bundle.id)));
+    let (file, frozen, thawed) = match View::current() {
+        View::V2 => (bundle.cgroup("").join("a/cgroup.freeze"), "1", "0"),
+        _ => (bundle.cgroup("freezer").join("a/freezer.state"), "FROZEN", "THAWED"),
+    };
+    fs::write(&file, frozen).unwrap();
+    for path in ["a", "a/b"] {
+        let call = bundle.exec(&["--cgroup", path], &["true"]).before(["timeout", "10"]);
+        call.run().exec_fails_with("cannot exec in a frozen cgroup");
+    }
+    bundle.exec(&[], &["true"]).run().ok();
+    fs::write(&file, thawed).unwrap();
+    bundle.exec(&["--cgroup", "a/b"], &["true"]).run().ok();
+    bundle.delete_by_force();
+    drop(made);
+}
+
+#[test]
 fn a_frozen_cgroup_is_refused() {
     let host = Host::new();
     let bundle = host.bundle();
