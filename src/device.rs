@@ -6,13 +6,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, readlinkat};
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstatat, makedev, mknodat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, makedev, mknodat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
 
 use crate::error::{Context, Error, Result};
 use crate::safepath::{Leaf, Root, exists_at, file_type};
 use crate::spec::Device;
+use crate::sys::fs::change_mode;
 use crate::sys::mount;
 
 /// One device node.
@@ -132,23 +133,30 @@ fn directory(path: &Path, root: &Root) -> Result<OwnedFd> {
     opened.context(|| "cannot open the directory of a device")
 }
 
+/// Sets what mknod(2) does not, of the very node: by its name it may be another file by now.
 fn own(device: &DevicePlan, directory: &OwnedFd, name: &OsStr) -> Result<()> {
-    let owner = (Some(Uid::from_raw(device.uid)), Some(Gid::from_raw(device.gid)));
-    if device.uid != 0 || device.gid != 0 {
-        fchownat(directory, name, owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW)
-            .context(|| "cannot give a device to its owner")?;
+    if device.uid == 0 && device.gid == 0 && device.mode & 0o6000 == 0 {
+        return Ok(());
     }
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let node = openat(directory, name, flags, Mode::empty()).context(|| "cannot open a device that was made")?;
+    check(device, fstat(&node))?;
+    let owner = (Some(Uid::from_raw(device.uid)), Some(Gid::from_raw(device.gid)));
+    fchownat(&node, "", owner.0, owner.1, AtFlags::AT_EMPTY_PATH).context(|| "cannot give a device to its owner")?;
     // The umask is 0 here, but changing the owner clears set-id bits.
     if device.mode & 0o6000 != 0 {
-        let mode = Mode::from_bits_truncate(device.mode);
-        fchmodat(directory, name, mode, FchmodatFlags::FollowSymlink).context(|| "cannot set a device's mode")?;
+        change_mode(&node, device.mode).context(|| "cannot set a device's mode")?;
     }
     Ok(())
 }
 
 /// "If a file already exists at path that does not match the requested device, the runtime MUST generate an error."
 fn check_existing(device: &DevicePlan, directory: &OwnedFd, name: &OsStr) -> Result<()> {
-    let stat = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).context(|| "cannot look at")?;
+    check(device, fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW))
+}
+
+fn check(device: &DevicePlan, found: nix::Result<FileStat>) -> Result<()> {
+    let stat = found.context(|| "cannot look at")?;
     let numbered = device.kind != SFlag::S_IFIFO;
     if file_type(&stat) == device.kind && (!numbered || stat.st_rdev == makedev(device.major, device.minor)) {
         return Ok(());

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::NixPath;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, openat, readlinkat};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 
 use super::{descriptor, unit, unless_filtered};
 
@@ -85,6 +85,20 @@ pub fn openat2<P: ?Sized + NixPath>(directory: impl AsFd, path: &P, how: OpenHow
         // SAFETY: a size of 0 is invalid, and nothing is read.
         unsafe { libc::syscall(libc::SYS_openat2, -1, c"".as_ptr(), std::ptr::null::<libc::c_void>(), 0) }
     })
+}
+
+/// Changes the mode of what `place` (an `O_PATH` descriptor) refers to, fchmodat2(2); before Linux 6.6 by procfs.
+pub fn change_mode(place: impl AsFd, mode: u32) -> nix::Result<()> {
+    const FCHMODAT2: libc::c_long = 452;
+    let number = place.as_fd().as_raw_fd();
+    // SAFETY: the path is NUL-terminated, and nothing else is read.
+    match unit(unsafe { libc::syscall(FCHMODAT2, number, c"".as_ptr(), mode, libc::AT_EMPTY_PATH) }) {
+        Err(Errno::ENOSYS) => {
+            let mode = Mode::from_bits_truncate(mode);
+            fchmodat(AT_FDCWD, format!("/proc/self/fd/{number}").as_str(), mode, FchmodatFlags::FollowSymlink)
+        }
+        result => result,
+    }
 }
 
 /// An anonymous file that can be sealed, `memfd_create(2)`; executable where the kernel asks to be told.

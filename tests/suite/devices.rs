@@ -66,7 +66,7 @@ fn the_hosts_terminals_as_a_device_are_the_containers_own() {
 fn devices_have_the_type_mode_and_owner_asked_for() {
     let host = Host::new();
     let mut bundle = host.bundle();
-    let asked = |kind: &str, path: &str| json!({ "path": path, "type": kind, "major": 7, "minor": 9, "fileMode": 0o640, "uid": 3, "gid": 4 });
+    let asked = |kind: &str, path: &str| json!({ "path": path, "type": kind, "major": 7, "minor": 9, "fileMode": 0o6640, "uid": 3, "gid": 4 });
     bundle.config["linux"]["devices"] = json!([
         asked("c", "/dev/sub/c"),
         asked("b", "/dev/b"),
@@ -84,7 +84,7 @@ fn devices_have_the_type_mode_and_owner_asked_for() {
         let seen = stat(&mut bundle, path);
         assert_eq!(
             (&seen["type"], &seen["rdev"], &seen["mode"]),
-            (&json!(kind), &json!(rdev), &json!("0640")),
+            (&json!(kind), &json!(rdev), &json!("6640")),
             "{path}"
         );
         assert_eq!((&seen["uid"], &seen["gid"]), (&json!(3), &json!(4)), "{path}");
