@@ -88,6 +88,9 @@ pub fn keyring_name(id: &str) -> Result<CString> {
     CString::new(format!("_ses.{id}")).map_err(|_| Error::new("an id cannot hold a NUL byte"))
 }
 
+/// What loading a seccomp filter takes: CAP_SYS_ADMIN.
+const FOR_FILTERS: u64 = 1 << 21;
+
 /// The agent that decides on calls which the seccomp filter leaves to it, and what it is told.
 #[derive(Default)]
 pub struct Agent {
@@ -167,21 +170,23 @@ impl Confinement {
         Ok(prepared)
     }
 
-    /// Takes on the process's identity, last what takes privileges away; finds the program as its user.
+    /// Takes on the process's identity, last what takes privileges away; finds the program as its user. The seccomp filter
+    /// is loaded on the way if there is an agent for it in `early`; else what that takes is kept, but not in effect.
     pub fn become_user(
         &self,
         process: &ProcessPlan,
         prepared: Prepared,
         (root, wire): (&Root, &Wire),
-        agent: Option<Agent>,
+        early: Option<Agent>,
     ) -> Result<Program> {
         process.capabilities.limit_bounding()?;
         process.identity.apply(prepared.may_set_groups)?;
-        if self.loads_early(process) {
+        let is_late = early.is_none() && self.filter_takes_privileges(process);
+        if early.is_some() {
             capability::raise_all()?;
-            step("seccomp", self.load_filter(agent))?;
+            step("seccomp", self.load(early))?;
         }
-        for warning in process.capabilities.apply()? {
+        for warning in process.capabilities.apply(if is_late { FOR_FILTERS } else { 0 })? {
             wire.send(&Message::Warning(warning))?;
         }
         if !prepared.entered && !enter_directory(root, &process.cwd)? {
@@ -197,29 +202,40 @@ impl Confinement {
         Ok(Program { path, env: prepared.env })
     }
 
-    /// Whether the seccomp filter is loaded while there are still the capabilities that it takes. With noNewPrivileges
-    /// it takes none, and is loaded as the last thing before execve(2): it need not allow what the start itself does.
-    pub fn loads_early(&self, process: &ProcessPlan) -> bool {
+    /// Whether loading the seccomp filter takes CAP_SYS_ADMIN: without noNewPrivileges.
+    pub fn filter_takes_privileges(&self, process: &ProcessPlan) -> bool {
         self.seccomp.is_some() && !process.no_new_privileges
     }
 
-    fn load_filter(&self, agent: Option<Agent>) -> Result<()> {
+    /// Loads the seccomp filter as late as can be, so that it need not allow what the start itself does: of that only
+    /// capset(2) comes after, where [`Self::become_user`] has kept a privilege for it, and execve(2).
+    pub fn load_filter(&self, process: &ProcessPlan, agent: Option<Agent>) -> Result<()> {
+        if !self.filter_takes_privileges(process) {
+            return self.load(agent);
+        }
+        let last = process.capabilities.without_kept()?;
+        capability::raise_all()?;
+        self.load(agent)?;
+        sys::set_capabilities(last).context(|| "cannot set the capabilities")
+    }
+
+    fn load(&self, agent: Option<Agent>) -> Result<()> {
         let Some(seccomp) = &self.seccomp else { return Ok(()) };
         let Agent { socket, state, pid, alone } = agent.unwrap_or_default();
         if alone { seccomp.load_alone(socket, &state) } else { seccomp.load(socket, &state, pid) }
     }
 
-    /// Becomes the program.
+    /// Becomes the program; where the seccomp filter is still to be loaded, with this agent.
     pub fn execute(
         &self,
         process: &ProcessPlan,
         program: &Program,
         preserve_fds: u32,
-        agent: Option<Agent>,
+        late: Option<Agent>,
     ) -> Result<Infallible> {
         step("exec", prepare_exec(process, preserve_fds))?;
-        if !self.loads_early(process) {
-            step("seccomp", self.load_filter(agent))?;
+        if late.is_some() {
+            step("seccomp", self.load_filter(process, late))?;
         }
         let Err(errno) = execve(&program.path, &process.args, &program.env);
         Err(program::refused(&process.args[0], &program.path, errno).pointer("/process/args/0").step("exec"))
@@ -304,6 +320,6 @@ fn prepare_exec(process: &ProcessPlan, preserve_fds: u32) -> Result<()> {
     for number in 3..3 + preserve_fds {
         sys::set_close_on_exec(number as i32, false).context(|| format!("cannot pass on the descriptor {number}"))?;
     }
-    sys::reset_signals();
+    crate::sys::signal::reset();
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! The parent's side of a container's start, in the order it runs (DESIGN: "The story of a container").
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -335,6 +336,7 @@ fn set_from_outside(plan: &Plan, pid: Pid, state: &mut State) -> Result<()> {
     if let Some(process) = &plan.process {
         if plan.namespaces.has_user() {
             step("rlimits", process::rlimit::raise(&process.rlimits, pid))?;
+            step("process", process.schedule.set(pid))?;
         }
         if let Some(value) = process.oom_score_adj {
             process::set_oom_score(&Procfs::host()?, &pid.to_string(), value)?;
@@ -362,8 +364,8 @@ fn wait_until_ready(plan: &Plan, pid: Pid, state: &State, wire: &Wire, now: bool
             Some(Message::RunHooks) => {
                 let oci_state = state.to_oci(Status::Creating);
                 // What the validation suite and crun have in this deprecated hook.
-                hook::run_all("prestart", &plan.hooks.prestart, &state.to_oci(Status::Created))?;
-                hook::run_all("createRuntime", &plan.hooks.create_runtime, &oci_state)?;
+                hook::run_all("prestart", &plan.hooks.prestart, &state.to_oci(Status::Created), &state.bundle)?;
+                hook::run_all("createRuntime", &plan.hooks.create_runtime, &oci_state, &state.bundle)?;
                 match wire.send(&Message::HooksRan(pid.as_raw())) {
                     // An init that has gone meanwhile shows when nothing more is received.
                     Err(error) if error.os_error() != Some(Errno::EPIPE) => return Err(error),
@@ -417,5 +419,11 @@ pub fn write_pid_file(path: &Path, pid: Pid) -> Result<()> {
     let mut name = OsString::from(".");
     name.push(path.file_name().ok_or_else(|| Error::new("the pid file needs a name").path(path))?);
     let new = path.with_file_name(name);
-    fs::write(&new, pid.to_string()).and_then(|()| fs::rename(&new, path)).on_path("cannot write the pid file", path)
+    let make = || File::options().write(true).create_new(true).open(&new);
+    // What a killed runtime has left there goes; so does a link, which is not followed.
+    let made = make().or_else(|_| fs::remove_file(&new).and_then(|()| make()));
+    made.and_then(|mut file| file.write_all(pid.to_string().as_bytes()))
+        .and_then(|()| fs::rename(&new, path))
+        .inspect_err(|_| drop(fs::remove_file(&new)))
+        .on_path("cannot write the pid file", path)
 }

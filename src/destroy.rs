@@ -37,7 +37,7 @@ pub fn destroy(container: &Container, state: &State, was_alive: bool) -> Result<
     notify::remove_directory(&container.path)?;
     container.remove()?;
     // "If any poststop hook fails, the runtime MUST log a warning, but the remaining hooks and lifecycle continue".
-    for warning in hook::run_each("poststop", &state.poststop, &state.to_oci(Status::Stopped)) {
+    for warning in hook::run_each("poststop", &state.poststop, &state.to_oci(Status::Stopped), &state.bundle) {
         log::warn(warning.to_string());
     }
     Ok(())

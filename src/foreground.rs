@@ -1,6 +1,6 @@
 //! The foreground of `run` and `exec`: signals and the terminal passed on to a process until it ends.
 
-use std::io::{Stdin, Stdout};
+use std::io::Stdin;
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
@@ -12,9 +12,9 @@ use nix::unistd::{Pid, getpid};
 
 use crate::error::{Context, Result};
 use crate::notify::Proxy;
-use crate::sys::interrupt;
 use crate::sys::poll::{Place, poll};
 use crate::sys::process::{inherited, kill, prctl};
+use crate::sys::{interrupt, signal};
 use crate::tty::Relay;
 use crate::wire::receive_descriptor;
 
@@ -27,18 +27,19 @@ pub struct Foreground {
     relay: Option<Relay>,
     /// What the process says of itself to the caller's service manager.
     pub notifications: Option<Proxy>,
-    streams: (Stdin, Stdout),
+    input: Stdin,
 }
 
 impl Foreground {
     /// Blocks signals from now on, but for `open`: none is lost between the start and the wait.
     pub fn begin(open: SigSet) -> Result<Self> {
-        let all = SigSet::all();
-        let blocked: SigSet = all.iter().filter(|signal| !open.contains(*signal)).collect();
+        let all = signal::all();
+        let mut blocked = all;
+        open.iter().for_each(|signal| blocked.remove(signal));
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&blocked), None).context(|| "cannot block signals")?;
         let signals = SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .context(|| "cannot watch for signals")?;
-        Ok(Self { signals, relay: None, notifications: None, streams: (std::io::stdin(), std::io::stdout()) })
+        Ok(Self { signals, relay: None, notifications: None, input: std::io::stdin() })
     }
 
     /// For a container: reaps whatever it leaves, and lets the signals that ask for an end interrupt what only prepares
@@ -69,10 +70,7 @@ impl Foreground {
                 // The manager goes on to watch this process, which ends with the container.
                 notifications.pass_on(getpid());
             }
-            if self.relay.as_mut().is_some_and(|relay| !relay.turn(ready)) {
-                // Nobody takes the output; the container may go on without.
-                self.relay = None;
-            }
+            self.relay.iter_mut().for_each(|relay| relay.turn(ready));
             self.pass_signals_on(pid);
             if let Some(code) = reap(pid) {
                 return self.finish(code);
@@ -84,7 +82,7 @@ impl Foreground {
     fn pause(&self) -> [bool; 3] {
         let relay = self.relay.as_ref();
         let nothing = || [(); 3].map(|()| Place::new(None::<&OwnedFd>, PollFlags::empty()));
-        let [master, input, output] = relay.map_or_else(nothing, |relay| relay.places(&self.streams));
+        let [master, input, output] = relay.map_or_else(nothing, |relay| relay.places(&self.input));
         let signals = Place::new(Some(&self.signals), PollFlags::POLLIN);
         let notifications = Place::new(self.notifications.as_ref(), PollFlags::POLLIN);
         let mut places = [master, input, output, signals, notifications];

@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::os::fd::AsFd;
 
 use crate::error::{Context, Error, Result};
+use crate::sys;
 use crate::sys::interrupt::Awaited;
 use crate::sys::process::{SEALED, pidfd_open};
 
@@ -90,18 +91,18 @@ fn list(name: &str, hooks: Option<&[oci_spec::runtime::Hook]>) -> Result<Vec<Hoo
     hooks.unwrap_or_default().iter().enumerate().map(read).collect()
 }
 
-/// Runs the hooks of one point in their order, each with the container's state on its standard input; the first
-/// that fails ends it.
-pub fn run_all(name: &str, hooks: &[Hook], state: &[u8]) -> Result<()> {
+/// Runs the hooks of one point in their order, each with the container's state on its standard input and in `directory`
+/// if that can be entered; the first that fails ends it.
+pub fn run_all(name: &str, hooks: &[Hook], state: &[u8], directory: &Path) -> Result<()> {
     for (index, hook) in hooks.iter().enumerate() {
-        run(hook, state).map_err(|error| describe(error, name, index))?;
+        run(hook, state, directory).map_err(|error| describe(error, name, index))?;
     }
     Ok(())
 }
 
 /// Runs the poststop hooks: each, whatever became of those before it; the failures are returned as warnings.
-pub fn run_each(name: &str, hooks: &[Hook], state: &[u8]) -> Vec<Error> {
-    let failed = |(index, hook)| run(hook, state).err().map(|error| describe(error, name, index));
+pub fn run_each(name: &str, hooks: &[Hook], state: &[u8], directory: &Path) -> Vec<Error> {
+    let failed = |(index, hook)| run(hook, state, directory).err().map(|error| describe(error, name, index));
     hooks.iter().enumerate().filter_map(failed).collect()
 }
 
@@ -109,9 +110,9 @@ fn describe(error: Error, name: &str, index: usize) -> Error {
     error.step(name).pointer(format!("/hooks/{name}/{index}"))
 }
 
-fn run(hook: &Hook, state: &[u8]) -> Result<()> {
+fn run(hook: &Hook, state: &[u8], directory: &Path) -> Result<()> {
     let began = Instant::now();
-    let mut child = spawn(hook)?;
+    let mut child = spawn(hook, directory)?;
     let pidfd = pidfd_open(Pid::from_raw(child.id() as i32)).ok();
     let _awaited = Awaited::new(pidfd.as_ref());
     let deadline = hook.timeout.map(|seconds| began + Duration::from_secs(seconds));
@@ -132,13 +133,13 @@ fn run(hook: &Hook, state: &[u8]) -> Result<()> {
         _ => status.to_string(),
     };
     let said = String::from_utf8_lossy(&output);
-    let said = said.trim().replace('\n', "; ");
+    let said = said.trim().replace('\n', "; ").replace(char::is_control, "?");
     let told = if said.is_empty() { String::new() } else { format!("; it said: {said}") };
     let elapsed = began.elapsed().as_secs_f32();
     Err(Error::new(format!("a hook ended with {how} after {elapsed:.1} s{told}")).path(&hook.path))
 }
 
-fn spawn(hook: &Hook) -> Result<Child> {
+fn spawn(hook: &Hook, directory: &Path) -> Result<Child> {
     let mut command = Command::new(&hook.path);
     if let Some((name, arguments)) = hook.args.split_first() {
         command.arg0(name).args(arguments);
@@ -147,6 +148,11 @@ fn spawn(hook: &Hook) -> Result<Child> {
         command.env_clear().envs(env.iter().filter_map(|variable| variable.split_once('=')));
     }
     command.env_remove(SEALED);
+    // Not the runtime's, who holds signals back while it works.
+    sys::signal::unblock_in(&mut command);
+    if directory.is_dir() {
+        command.current_dir(directory);
+    }
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     command.spawn().on_path("cannot run a hook", &hook.path)
 }
@@ -210,7 +216,8 @@ fn feed(mut pipe: &ChildStdin, text: &mut &[u8]) -> bool {
 /// Reads what there is, keeping the end of it; true once the pipe is closed.
 fn drain(pipe: &mut impl Read, tail: &mut Vec<u8>) -> bool {
     let mut buffer = [0; 1024];
-    loop {
+    // Not without end: there is a deadline.
+    for _ in 0..64 {
         match pipe.read(&mut buffer) {
             Ok(0) => return true,
             Ok(length) => {
@@ -218,14 +225,19 @@ fn drain(pipe: &mut impl Read, tail: &mut Vec<u8>) -> bool {
                 let excess = tail.len().saturating_sub(QUOTED);
                 tail.drain(..excess);
             }
-            Err(_) => return false,
+            Err(_) => break,
         }
     }
+    false
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn run(hook: &Hook, state: &[u8]) -> Result<()> {
+        super::run(hook, state, Path::new("/nowhere"))
+    }
 
     fn shell(script: &str, timeout: Option<u64>) -> Hook {
         let args = ["sh", "-c", script].map(str::to_owned).to_vec();
@@ -247,7 +259,8 @@ mod tests {
     #[test]
     fn a_failure_quotes_the_hook() {
         let error =
-            run_all("createRuntime", &[shell("exit 0", None), shell("echo no >&2; exit 3", None)], b"").unwrap_err();
+            run_all("createRuntime", &[shell("exit 0", None), shell("echo no >&2; exit 3", None)], b"", Path::new("/"))
+                .unwrap_err();
         let text = error.to_string();
         assert!(text.contains("exit status 3") && text.contains("it said: no"), "{text}");
         assert!(text.contains("/hooks/createRuntime/1"), "{text}");
@@ -269,8 +282,12 @@ mod tests {
 
     #[test]
     fn poststop_hooks_all_run() {
-        let warnings =
-            run_each("poststop", &[shell("exit 1", None), shell("exit 0", None), shell("kill -9 $$", None)], b"");
+        let warnings = run_each(
+            "poststop",
+            &[shell("exit 1", None), shell("exit 0", None), shell("kill -9 $$", None)],
+            b"",
+            Path::new("/"),
+        );
         assert_eq!(warnings.len(), 2);
         assert!(warnings[1].to_string().contains("signal 9"));
     }

@@ -4,10 +4,10 @@
 //! [`story`] is one step, and its name is what errors name.
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sys::socket::accept4;
 use nix::unistd::{Pid, sethostname};
 
 use crate::confinement::{Agent, Program, become_untraceable, forget_the_caller, no_directory};
@@ -21,6 +21,7 @@ use crate::state::{Init, State, Status};
 use crate::sys::mount::{FsContext, UNSHARE_EMPTY};
 use crate::sys::process::{self as sys, CLONE_NEWTIME, CLONE_PARENT, Forked};
 use crate::sys::sched::reset_affinity;
+use crate::sys::socket::accept;
 use crate::trace::{self, Process, step};
 use crate::wire::{Message, Wire};
 use crate::{cgroup, device, hook, namespace, netdev, rootfs, sysctl, tty};
@@ -79,7 +80,7 @@ fn story(plan: &Plan, inherited: &mut Inherited) -> Result<Infallible> {
     step("devices", make_devices(plan, &root))?;
     let terminal = step("terminal", make_terminal(plan, inherited, &root))?;
     let (creating, created) = step("hooks", run_runtime_hooks(plan, inherited))?;
-    hook::run_all("createContainer", &plan.hooks.create_container, &creating)?;
+    hook::run_all("createContainer", &plan.hooks.create_container, &creating, &inherited.state.bundle)?;
     let procfs = step("procfs", own_procfs(plan, mounted.procfs.take()))?;
     step("sysctl", sysctl::apply(&plan.sysctls, procfs.as_ref().unwrap_or(&inherited.host_procfs)))?;
     step("restrictions", rootfs::restrict(&plan.rootfs, &mounted.places))?;
@@ -100,8 +101,12 @@ fn story(plan: &Plan, inherited: &mut Inherited) -> Result<Infallible> {
     drop((terminal, mounted, procfs));
     drop(root);
     wait_for_start(inherited)?;
-    hook::run_all("startContainer", &plan.hooks.start_container, &created)?;
-    let late = (!plan.confinement.loads_early(process)).then(|| take_agent(plan, inherited, Status::Created));
+    let mut late = Some(take_agent(plan, inherited));
+    if !plan.hooks.start_container.is_empty() {
+        // They are the image's, and leave what they like behind: confined as the program is.
+        step("seccomp", plan.confinement.load_filter(process, late.take()))?;
+        hook::run_all("startContainer", &plan.hooks.start_container, &created, Path::new("."))?;
+    }
     plan.confinement.execute(process, &program, inherited.preserve_fds, late)
 }
 
@@ -222,15 +227,15 @@ fn become_the_process(
     procfs: Option<&Procfs>,
 ) -> Result<Program> {
     let prepared = plan.confinement.prepare(process, root, procfs.unwrap_or(&inherited.host_procfs))?;
-    process.schedule.set_policy(Pid::from_raw(0))?;
-    process.schedule.set_io_priority()?;
+    if !plan.namespaces.has_user() {
+        process.schedule.set(Pid::from_raw(0))?;
+    }
     crate::process::rlimit::apply(&process.rlimits, |_| true)?;
-    let early = plan.confinement.loads_early(process).then(|| take_agent(plan, inherited, Status::Creating));
-    plan.confinement.become_user(process, prepared, (root, &inherited.wire), early)
+    plan.confinement.become_user(process, prepared, (root, &inherited.wire), None)
 }
 
-fn take_agent(plan: &Plan, inherited: &mut Inherited, status: Status) -> Agent {
-    let state = if plan.confinement.has_agent() { inherited.state.to_oci(status) } else { Vec::new() };
+fn take_agent(plan: &Plan, inherited: &mut Inherited) -> Agent {
+    let state = if plan.confinement.has_agent() { inherited.state.to_oci(Status::Created) } else { Vec::new() };
     Agent { socket: inherited.agent.take(), state, ..Agent::default() }
 }
 
@@ -272,10 +277,9 @@ fn wait_for_start(inherited: &mut Inherited) -> Result<()> {
 /// Waits for a `start` that goes through: one that is killed before it has spoken does not count.
 fn wait_for_connection(listener: &OwnedFd) -> Result<Wire> {
     loop {
-        let connection = accept4(listener.as_raw_fd(), nix::sys::socket::SockFlag::SOCK_CLOEXEC);
-        match connection {
-            Ok(number) => {
-                let wire = Wire::from_socket(sys::inherited(number).context(|| "cannot take a connection")?);
+        match accept(listener) {
+            Ok(connection) => {
+                let wire = Wire::from_socket(connection);
                 if wire.wait_for_go().is_ok() {
                     return Ok(wire);
                 }

@@ -61,7 +61,7 @@ pub fn go(wire: &Wire, state: &State) -> Result<()> {
     match wire.receive()? {
         None if state.init.is_some_and(Init::ended_before_exec) => {
             Err(Error::new("the container's init ended before it had executed the program").step("exec").hint(
-                "its seccomp profile may forbid execve(2), or the calls by which it says what went wrong (sendto)",
+                "its seccomp profile may forbid execve(2), or the calls by which it says what went wrong (write)",
             ))
         }
         None => Ok(()),
@@ -73,7 +73,7 @@ pub fn go(wire: &Wire, state: &State) -> Result<()> {
 /// Runs the poststart hooks. "If any poststart hook fails, the runtime MUST generate an error, stop the container,
 /// and continue the lifecycle" with its deletion.
 pub fn after_start(container: &Container, state: &State) -> Result<()> {
-    hook::run_all("poststart", &state.poststart, &state.to_oci(Status::Running)).or_else(|error| {
+    hook::run_all("poststart", &state.poststart, &state.to_oci(Status::Running), &state.bundle).or_else(|error| {
         end(container, state)?;
         Err(error)
     })

@@ -66,10 +66,11 @@ pub fn say(line: &str) {
     let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
-/// Has a panic told of as any error is. It still aborts.
+/// Has a panic told of as any error is. The process ends there.
 pub fn catch_panics() {
     std::panic::set_hook(Box::new(|panic| {
         error(&Error::new(format!("a fault of kelson itself: {panic}")).hint("please report it, with this line"));
+        crate::sys::process::exit_or_crash(255);
     }));
 }
 
@@ -77,7 +78,8 @@ pub fn catch_panics() {
 pub fn error(error: &Error) {
     let message = error.to_string();
     if LOG.get().is_some_and(|log| log.file.is_some()) {
-        say(&message);
+        // It may quote what the image says.
+        say(&message.replace(|character: char| character.is_control() && character != '\n', "?"));
     }
     write("error", &message, &error.details());
 }

@@ -179,7 +179,7 @@ impl NamespacePlan {
     /// Opens the namespaces to join.
     pub fn open_joins(&self) -> Result<Vec<(u64, OwnedFd)>> {
         let open_one = |join: &Join| {
-            let file = open(&join.path, OFlag::O_RDONLY)
+            let file = open(&join.path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)
                 .on_path("cannot open a namespace", &join.path)
                 .map_err(|error| error.pointer(&*join.pointer))?;
             Ok((join.flag, file))
@@ -193,6 +193,9 @@ impl NamespacePlan {
         let Some(join) = self.joined(flag) else { return error };
         let error = error.path(&join.path).pointer(&*join.pointer);
         match errno {
+            Errno::EINVAL if flag == libc::CLONE_NEWUSER as u64 => {
+                error.hint("the path leads to no user namespace, or to the one that the runtime is in already")
+            }
             Errno::EINVAL => error.hint("the path leads to something else than a namespace of that type"),
             _ => error,
         }

@@ -67,6 +67,11 @@ pub fn remove_directory(directory: &Path) -> Result<()> {
     }
 }
 
+/// How many messages are passed on before anything else is looked at.
+const AT_ONCE: usize = 64;
+/// How long the manager has to take what must not be lost, in milliseconds.
+const PATIENCE: i32 = 2000;
+
 /// The container's socket, and a connection to the manager.
 pub struct Proxy {
     socket: OwnedFd,
@@ -97,16 +102,18 @@ impl Proxy {
     pub fn pass_on(&self, main: Pid) -> bool {
         let mut is_ready = false;
         let mut buffer = [0; 4096];
-        while let Ok((length, descriptor)) = self.receive(&mut buffer) {
+        for _ in 0..AT_ONCE {
+            let Ok((length, descriptor)) = self.receive(&mut buffer) else { break };
             let message = &buffer[..length];
             if is_barrier(message) {
                 self.pass_on_barrier(descriptor);
                 continue;
             }
-            is_ready |= fields(message).any(|field| field == b"READY=1");
+            let says_ready = fields(message).any(|field| field == b"READY=1");
+            is_ready |= says_ready;
             let passed = rewritten(message, main);
-            if !passed.is_empty() {
-                let _ = send(self.manager.as_raw_fd(), &passed, MsgFlags::MSG_NOSIGNAL);
+            if !passed.is_empty() && self.manager_takes(if says_ready { PATIENCE } else { 0 }) {
+                let _ = send(self.manager.as_raw_fd(), &passed, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT);
             }
         }
         is_ready
@@ -138,11 +145,18 @@ impl Proxy {
         Ok((length, one.filter(|_| more.is_none())))
     }
 
+    /// Whether the manager's socket has room, waiting up to so many milliseconds for it. What it does not take is lost, as
+    /// datagrams are: a manager that hangs must not keep signals from the container.
+    fn manager_takes(&self, patience: i32) -> bool {
+        let mut places = [Place::new(Some(&self.manager), PollFlags::POLLOUT)];
+        sys::poll::poll(&mut places, patience).is_ok() && places[0].is_ready()
+    }
+
     /// The sender waits until all copies of its pipe are closed: the manager gets one. Nothing else is passed on, for
     /// the manager might have to wait when it closes that.
     fn pass_on_barrier(&self, pipe: Option<OwnedFd>) {
         let is_pipe = |file: &OwnedFd| fstat(file).is_ok_and(|stat| file_type(&stat) == SFlag::S_IFIFO);
-        if let Some(pipe) = pipe.filter(is_pipe) {
+        if let Some(pipe) = pipe.filter(is_pipe).filter(|_| self.manager_takes(PATIENCE)) {
             let _ = send_descriptors(&self.manager, b"BARRIER=1", &[pipe.as_raw_fd()]);
         }
     }

@@ -154,8 +154,13 @@ fn serve(
             ("setup-namespaces", _) => {
                 state.init = Some(Init::of(pid)?);
                 container.save(state)?;
-                hook::run_all("prestart", &plan.hooks.prestart, &state.to_oci(Status::Created))?;
-                hook::run_all("createRuntime", &plan.hooks.create_runtime, &state.to_oci(Status::Creating))
+                hook::run_all("prestart", &plan.hooks.prestart, &state.to_oci(Status::Created), &state.bundle)?;
+                hook::run_all(
+                    "createRuntime",
+                    &plan.hooks.create_runtime,
+                    &state.to_oci(Status::Creating),
+                    &state.bundle,
+                )
             }
             ("post-restore", _) => settle(container, state, pid),
             ("orphan-pts-master", Some(master)) => console.map_or(Ok(()), |console| {

@@ -1,6 +1,6 @@
 //! Terminals: the pty that a container gets, its console, and the relay of a foreground `run`.
 
-use std::io::{Stdin, Stdout, stderr, stdin, stdout};
+use std::io::{Stdin, stderr, stdin, stdout};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -167,6 +167,9 @@ pub struct Relay {
     typed: Flow,
     /// From the master to standard output.
     shown: Flow,
+    output: OwnedFd,
+    /// Whether nobody reads that any more. The container goes on.
+    is_unread: bool,
     /// Whether nobody has the container's end open. Somebody may open it again.
     hung_up: bool,
 }
@@ -191,7 +194,9 @@ impl Relay {
             raw.output_flags.insert(OutputFlags::OPOST);
             tcsetattr(stdin(), SetArg::TCSANOW, &raw).context(|| "cannot set the terminal to raw mode")?;
         }
-        let relay = Self { master, saved, typed: Flow::default(), shown: Flow::default(), hung_up: false };
+        let output = own_output().context(|| "cannot use the standard output")?;
+        let (typed, shown) = (Flow::default(), Flow::default());
+        let relay = Self { master, saved, typed, shown, output, is_unread: false, hung_up: false };
         relay.resize();
         Ok(relay)
     }
@@ -207,7 +212,7 @@ impl Relay {
     }
 
     /// What it waits for: the master, standard input, standard output.
-    pub fn places<'a>(&'a self, (input, output): &'a (Stdin, Stdout)) -> [Place<'a>; 3] {
+    pub fn places<'a>(&'a self, input: &'a Stdin) -> [Place<'a>; 3] {
         let (typed, shown) = (&self.typed, &self.shown);
         let mut master = PollFlags::empty();
         master.set(PollFlags::POLLIN, shown.is_empty() && !self.hung_up);
@@ -216,7 +221,7 @@ impl Relay {
         [
             Place::new(Some(&self.master), master),
             Place::new(Some(input), if_so(typed.is_empty() && !typed.ended, PollFlags::POLLIN)),
-            Place::new(Some(output), if_so(!shown.is_empty(), PollFlags::POLLOUT)),
+            Place::new(Some(&self.output), if_so(!shown.is_empty(), PollFlags::POLLOUT)),
         ]
     }
 
@@ -225,35 +230,37 @@ impl Relay {
         if self.hung_up { 200 } else { -1 }
     }
 
-    /// Moves what there is, by what is ready of [`Relay::places`]. False once nobody takes the output.
-    pub fn turn(&mut self, [_, input, output]: [bool; 3]) -> bool {
+    /// Moves what there is, by what is ready of [`Relay::places`].
+    pub fn turn(&mut self, [_, input, output]: [bool; 3]) {
         if input {
             self.typed.fill(stdin());
         }
         self.typed.drain(&self.master);
-        if output && !self.shown.drain(stdout()) {
-            return false;
+        if output && !self.shown.drain(&self.output) {
+            self.is_unread = true;
+            self.shown.forget();
         }
         if self.shown.is_empty() {
             self.hung_up = !self.shown.fill(&self.master);
         }
-        true
+        if self.is_unread {
+            self.shown.forget();
+        }
     }
 
     /// Passes on what the container wrote before it ended; `is_interrupted` is asked while the output is not taken.
     pub fn finish(&mut self, is_interrupted: impl Fn() -> bool) {
-        let stdout = stdout();
         // As much as terminals hold, for others may go on to write.
         for _ in 0..64 {
             while !self.shown.is_empty() {
-                let mut places = [Place::new(Some(&stdout), PollFlags::POLLOUT)];
+                let mut places = [Place::new(Some(&self.output), PollFlags::POLLOUT)];
                 let _ = sys::poll::poll(&mut places, 50);
                 let is_taken = places[0].is_ready();
-                if is_taken && !self.shown.drain(&stdout) || !is_taken && is_interrupted() {
+                if is_taken && !self.shown.drain(&self.output) || !is_taken && is_interrupted() {
                     return;
                 }
             }
-            if !self.shown.fill(&self.master) || self.shown.is_empty() {
+            if self.is_unread || !self.shown.fill(&self.master) || self.shown.is_empty() {
                 return;
             }
         }
@@ -266,6 +273,15 @@ impl Drop for Relay {
             let _ = tcsetattr(stdin(), SetArg::TCSANOW, saved);
         }
     }
+}
+
+/// The standard output, where a write to it does not wait: a terminal that is full must not keep signals from the
+/// container. The caller's own description of it stays as it is.
+fn own_output() -> std::io::Result<OwnedFd> {
+    let may_fill = fstat(stdout()).is_ok_and(|stat| matches!(file_type(&stat), SFlag::S_IFCHR | SFlag::S_IFIFO));
+    let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let own = if may_fill { sys::fs::open("/proc/self/fd/1", flags).ok() } else { None };
+    own.map_or_else(|| stdout().as_fd().try_clone_to_owned(), Ok)
 }
 
 /// A panic aborts, and nothing is dropped then.
@@ -296,6 +312,10 @@ impl Default for Flow {
 impl Flow {
     fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    fn forget(&mut self) {
+        self.waiting = 0..0;
     }
 
     /// Reads once; false at the end.

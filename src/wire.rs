@@ -5,10 +5,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recv, recvmsg, send,
-    sendmsg, socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, sendmsg,
+    socketpair,
 };
-use nix::unistd::Pid;
+use nix::unistd::{Pid, read, write};
 
 use crate::error::{Context, Error, Result};
 use crate::sys::process;
@@ -89,9 +89,8 @@ impl Wire {
 
     /// Sends a message.
     pub fn send(&self, message: &Message) -> Result<()> {
-        send(self.0.as_raw_fd(), &message.encode(), MsgFlags::MSG_NOSIGNAL)
-            .map(drop)
-            .context(|| "cannot send to the other side of the container's start")
+        // Not send(2): a seccomp filter that is loaded already may forbid what belongs to sockets. SIGPIPE is ignored.
+        write(&self.0, &message.encode()).map(drop).context(|| "cannot send to the other side of the container's start")
     }
 
     /// Tells the runtime of the process that was made for it. One that it does not know of would wait for it, and the
@@ -106,7 +105,7 @@ impl Wire {
     pub fn receive(&self) -> Result<Option<Message>> {
         let mut buffer = [0; MAX_LENGTH];
         loop {
-            return match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            return match read(&self.0, &mut buffer) {
                 Err(Errno::EINTR) => continue,
                 Ok(0) | Err(Errno::ECONNRESET) => Ok(None),
                 Ok(length) => Message::decode(&buffer[..length])

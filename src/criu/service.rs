@@ -18,7 +18,7 @@ use super::{Task, c_string, cgroup2};
 use crate::error::{Context, Error, Result};
 use crate::sys::interrupt;
 use crate::sys::poll::{Place, poll};
-use crate::sys::process::{Forked, exit_or_crash, inherited, reset_signals, set_close_on_exec};
+use crate::sys::process::{Forked, exit_or_crash, inherited, set_close_on_exec};
 use crate::wire::{self, Wire};
 
 const NOTIFY: u64 = 6;
@@ -135,7 +135,7 @@ impl Service {
 fn become_criu(program: &Path, socket: &OwnedFd, kept: &[OwnedFd]) -> Error {
     let run = || {
         kept.iter().chain([socket]).try_for_each(|file| set_close_on_exec(file.as_raw_fd(), false))?;
-        reset_signals();
+        crate::sys::signal::reset();
         let name = c_string(program.as_os_str().as_bytes())?;
         execv(&name, &[c_string(b"criu")?, c_string(b"swrk")?, c_string(socket.as_raw_fd().to_string().as_bytes())?])
     };

@@ -51,7 +51,8 @@ fn story(plan: &Plan, inherited: &mut Inherited) -> Result<Infallible> {
     step("namespaces", enter_pid_namespace(plan, inherited, agent.as_ref()))?;
     let pid = step("begin", begin_process(plan, inherited))?;
     agent.iter_mut().for_each(|agent| agent.pid = Some(pid));
-    plan.confinement.execute(&plan.process, &program, plan.preserve_fds, agent)
+    let late = (!plan.confinement.filter_takes_privileges(&plan.process)).then(|| agent.unwrap_or_default());
+    plan.confinement.execute(&plan.process, &program, plan.preserve_fds, late)
 }
 
 /// Ends with the runtime, becomes untraceable, joins the cgroups; sets what takes the host's files.
@@ -68,6 +69,7 @@ fn begin(plan: &Plan, inherited: &mut Inherited) -> Result<Procfs> {
         None if schedule.initial_cpus.is_none() => drop(reset_affinity()),
         None => {}
     }
+    schedule.set_io_priority(Pid::from_raw(0))?;
     rlimit::raise(&plan.process.rlimits, Pid::from_raw(0))?;
     if let Some(score) = plan.process.oom_score_adj {
         process::set_oom_score(&procfs, "self", score)?;
@@ -122,18 +124,17 @@ fn become_the_process(
     (root, procfs): (&Root, Procfs),
     agent: &mut Option<Agent>,
 ) -> Result<Program> {
-    plan.process.schedule.set_io_priority()?;
     let prepared = plan.confinement.prepare(&plan.process, root, &procfs)?;
     drop(procfs);
     // The stage itself must not count among the user's processes.
     rlimit::apply(&plan.process.rlimits, |limit| !limit.is_on_processes())?;
-    let mut early = if plan.confinement.loads_early(&plan.process) { agent.take() } else { None };
-    let own_pids = plan.state.namespaces & PID != 0;
-    if let Some(agent) = &mut early {
-        agent.alone = own_pids;
-        // This process becomes the program itself then.
-        agent.pid = (!own_pids).then(|| Pid::this().as_raw());
-    }
+    // Here, and not at the very end as in init: in the container's pid namespace nobody is to see privileges.
+    let early = plan.confinement.filter_takes_privileges(&plan.process).then(|| {
+        let alone = plan.state.namespaces & PID != 0;
+        // Else this process becomes the program itself.
+        let pid = (!alone).then(|| Pid::this().as_raw());
+        Agent { pid, alone, ..agent.take().unwrap_or_default() }
+    });
     plan.confinement.become_user(&plan.process, prepared, (root, &inherited.wire), early)
 }
 

@@ -86,7 +86,10 @@ pub fn plan(sets: Option<&spec::Capabilities>) -> (Capabilities, Vec<String>) {
     };
     let unknown = unknown.iter().map(|name| format!("the capability {name:?} is unknown and was ignored"));
     let impossible = names(capabilities.impossible()).map(|name| {
-        format!("{name} was left out of a set: what is effective has to be permitted, what is ambient inheritable, too")
+        format!(
+            "{name} was left out of a set: what is effective has to be permitted, what is inheritable in the bounding \
+             set, what is ambient permitted and inheritable"
+        )
     });
     let warnings = unknown.chain(impossible).collect();
     (capabilities, warnings)
@@ -100,9 +103,12 @@ pub fn raise_all() -> Result<()> {
 }
 
 impl Capabilities {
-    /// What the kernel does not let be effective or ambient, by the other sets.
+    /// What the kernel does not let be effective, inheritable or ambient, by the other sets.
     fn impossible(&self) -> u64 {
-        self.effective & !self.permitted | self.ambient & !(self.permitted & self.inheritable)
+        let inheritable = self.inheritable & self.bounding;
+        self.effective & !self.permitted
+            | self.inheritable & !inheritable
+            | self.ambient & !(self.permitted & inheritable)
     }
 
     /// Drops from the bounding set what is not in it: while CAP_SETPCAP is still there.
@@ -123,26 +129,31 @@ impl Capabilities {
     }
 
     /// Sets the other sets, after the change of user. What the runtime itself does not have it cannot give:
-    /// that is left out with a warning, as the spec says.
-    pub fn apply(&self) -> Result<Vec<String>> {
+    /// that is left out with a warning, as the spec says. What is `kept` stays permitted, and is not effective.
+    pub fn apply(&self, kept: u64) -> Result<Vec<String>> {
         let own = sys::capabilities().context(|| "cannot read the runtime's own capabilities")?;
-        let permitted = self.permitted & own.permitted;
         let sets = sys::CapabilitySets {
-            effective: self.effective & permitted,
-            permitted,
-            inheritable: self.inheritable & (own.permitted | own.inheritable),
+            effective: self.effective & self.permitted & own.permitted,
+            permitted: (self.permitted | kept) & own.permitted,
+            inheritable: self.inheritable & self.bounding & (own.permitted | own.inheritable),
         };
         sys::set_capabilities(sets).context(|| "cannot set the capabilities")?;
         match sys::ambient_clear() {
             Ok(()) | Err(Errno::EINVAL) => {}
             Err(errno) => return Err(errno).context(|| "cannot clear the ambient capabilities"),
         }
-        let ambient = self.ambient & sets.permitted & sets.inheritable;
+        let ambient = self.ambient & self.permitted & sets.permitted & sets.inheritable;
         for capability in (0..64).filter(|capability| ambient & 1 << capability != 0) {
             sys::ambient_raise(capability).context(|| "cannot raise an ambient capability")?;
         }
         let missing = self.permitted & !own.permitted;
         Ok(names(missing).map(|name| format!("the runtime itself has no {name}, so the container gets none")).collect())
+    }
+
+    /// The sets that this process has, but for what was kept.
+    pub fn without_kept(&self) -> Result<sys::CapabilitySets> {
+        let own = sys::capabilities().context(|| "cannot read the runtime's own capabilities")?;
+        Ok(sys::CapabilitySets { permitted: own.permitted & self.permitted, ..own })
     }
 }
 
@@ -178,7 +189,9 @@ mod tests {
         let warnings = |sets: spec::Capabilities| plan(Some(&sets)).1;
         let permitted = spec::Capabilities { permitted: kill(), effective: kill(), ..Default::default() };
         assert!(warnings(permitted.clone()).is_empty());
-        assert!(warnings(spec::Capabilities { inheritable: kill(), ambient: kill(), ..permitted.clone() }).is_empty());
+        let inheritable = spec::Capabilities { inheritable: kill(), ambient: kill(), ..permitted.clone() };
+        assert_eq!(warnings(inheritable.clone()).len(), 1);
+        assert!(warnings(spec::Capabilities { bounding: kill(), ..inheritable }).is_empty());
         assert_eq!(warnings(spec::Capabilities { ambient: kill(), ..permitted.clone() }).len(), 1);
         assert_eq!(warnings(spec::Capabilities { permitted: Vec::new(), ..permitted }).len(), 1);
     }

@@ -50,15 +50,17 @@ fn as_path(text: &CStr) -> &Path {
 
 /// Whether the file can be executed: with the rights that the process will have, not those of a real user.
 fn executable(path: &Path) -> nix::Result<()> {
-    let mode = stat(path)?.st_mode;
-    if mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits() {
-        return Err(Errno::EISDIR);
-    }
-    match faccessat(AT_FDCWD, path, AccessFlags::X_OK, AtFlags::AT_EACCESS) {
-        // A seccomp filter that is loaded already may not know the call: execve(2) will tell.
-        Err(Errno::EPERM | Errno::ENOSYS) if mode & 0o111 != 0 => Ok(()),
+    // A seccomp filter that is loaded already may not know these calls: execve(2) will tell.
+    let unless_filtered = |result| match result {
+        Err(Errno::EPERM | Errno::ENOSYS) => Ok(()),
         result => result,
-    }
+    };
+    unless_filtered(stat(path).and_then(|stat| match stat.st_mode {
+        mode if mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits() => Err(Errno::EISDIR),
+        mode if mode & 0o111 == 0 => Err(Errno::EACCES),
+        _ => Ok(()),
+    }))?;
+    unless_filtered(faccessat(AT_FDCWD, path, AccessFlags::X_OK, AtFlags::AT_EACCESS))
 }
 
 fn not_found(name: &CStr, path: &[u8]) -> Error {

@@ -103,7 +103,13 @@ fn io_priority(priority: &IoPriority) -> Result<(u32, u32)> {
 }
 
 impl Schedule {
-    /// Applies the policy to `pid` (0: the caller).
+    /// Applies the policy and the I/O priority to `pid` (0: the caller). A user namespace's own privileges do not do.
+    pub fn set(&self, pid: Pid) -> Result<()> {
+        self.set_policy(pid)?;
+        self.set_io_priority(pid)
+    }
+
+    /// Applies the policy alone.
     pub fn set_policy(&self, pid: Pid) -> Result<()> {
         if let Some(attributes) = self.scheduler {
             sched::set_scheduler(pid, attributes)
@@ -113,10 +119,10 @@ impl Schedule {
         Ok(())
     }
 
-    /// Applies the I/O priority to the caller.
-    pub fn set_io_priority(&self) -> Result<()> {
+    /// Applies the I/O priority alone.
+    pub fn set_io_priority(&self, pid: Pid) -> Result<()> {
         if let Some((class, level)) = self.io_priority {
-            sched::set_io_priority(class, level)
+            sched::set_io_priority(pid, class, level)
                 .context(|| "cannot set the I/O priority")
                 .map_err(|error| error.pointer("/process/ioPriority"))?;
         }

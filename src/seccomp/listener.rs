@@ -8,7 +8,7 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -20,7 +20,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use super::{Listener, refused};
 use crate::error::{Context, Error, Result};
 use crate::spec::VERSION_MAX;
-use crate::sys::process::inherited;
+use crate::sys;
 use crate::wire::send_descriptors;
 
 /// How long an agent has to take a connection, in seconds.
@@ -61,8 +61,10 @@ impl Listener {
     }
 }
 
-/// What the two threads tell each other: a number each, once.
+/// What the two threads tell each other, once each.
 struct Exchange {
+    /// The sender is at work.
+    ready: AtomicBool,
     /// The filter's descriptor, or minus an errno.
     loaded: AtomicI32,
     /// 0, or an errno.
@@ -74,12 +76,16 @@ const NOT_YET: i32 = i32::MIN;
 
 /// Loads the filter into this thread by `load`, and sends its descriptor with `message` to the agent.
 pub fn load_and_send(load: impl FnOnce() -> nix::Result<i32>, agent: OwnedFd, message: Vec<u8>) -> Result<()> {
-    let exchange = Arc::new(Exchange { loaded: AtomicI32::new(NOT_YET), sent: AtomicI32::new(NOT_YET) });
+    let (ready, loaded, sent) = (AtomicBool::new(false), AtomicI32::new(NOT_YET), AtomicI32::new(NOT_YET));
+    let exchange = Arc::new(Exchange { ready, loaded, sent });
     let theirs = Arc::clone(&exchange);
     let sender = std::thread::Builder::new()
         .stack_size(64 * 1024)
         .spawn(move || send(&theirs, agent, &message))
         .context(|| "cannot make a thread to send to the seccomp agent")?;
+    while !exchange.ready.load(Ordering::Acquire) {
+        std::thread::sleep(NAP);
+    }
     let loaded = load();
     exchange.loaded.store(loaded.unwrap_or_else(|errno| -(errno as i32)), Ordering::Release);
     // No call from here on, not even to sleep: the filter may leave it to the agent.
@@ -101,15 +107,18 @@ pub fn load_and_send(load: impl FnOnce() -> nix::Result<i32>, agent: OwnedFd, me
 /// Loads the filter by `load`, and sends its descriptor with `message` to the agent, from this very thread: the filter
 /// must not leave that to the agent.
 pub fn load_then_send(load: impl FnOnce() -> nix::Result<i32>, agent: &OwnedFd, message: &[u8]) -> Result<()> {
-    let number = load().map_err(refused)?;
-    inherited(number)
-        .and_then(|descriptor| send_descriptors(agent, message, &[descriptor.as_raw_fd()]))
+    let descriptor = sys::seccomp::listener(load().map_err(refused)?);
+    send_descriptors(agent, message, &[descriptor.as_raw_fd()])
         .context(|| "cannot send to the seccomp agent")
         .map_err(|error| error.pointer(POINTER))
 }
 
 /// The sender's part. What it has, it closes before it says that it is done.
 fn send(exchange: &Exchange, agent: OwnedFd, message: &[u8]) {
+    // The other waits for this one at work, maybe with real-time priority and on one processor: the kernel leaves ordinary
+    // ones a share of that, and none to its equals.
+    let _ = sys::sched::become_ordinary();
+    exchange.ready.store(true, Ordering::Release);
     let number = loop {
         match exchange.loaded.load(Ordering::Acquire) {
             NOT_YET => std::thread::sleep(NAP),
@@ -118,7 +127,7 @@ fn send(exchange: &Exchange, agent: OwnedFd, message: &[u8]) {
     };
     let sent = match u32::try_from(number) {
         Err(_) => Ok(()),
-        Ok(_) => inherited(number).and_then(|descriptor| send_descriptors(&agent, message, &[descriptor.as_raw_fd()])),
+        Ok(_) => send_descriptors(&agent, message, &[sys::seccomp::listener(number).as_raw_fd()]),
     };
     drop(agent);
     exchange.sent.store(sent.map_or_else(|errno| errno as i32, |()| 0), Ordering::Release);

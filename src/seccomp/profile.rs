@@ -274,6 +274,6 @@ impl Profile {
     /// Whether a system call that is newer than the profile fails with ENOSYS: the profile cannot have meant it,
     /// and programs fall back on older calls only then. runc does the same where the default refuses.
     pub fn hides_new_syscalls(&self) -> bool {
-        !matches!(action::kind(self.default), action::ALLOW | action::LOG | action::TRACE)
+        !matches!(action::kind(self.default), action::ALLOW | action::LOG | action::TRACE | action::NOTIFY)
     }
 }

@@ -14,6 +14,7 @@ pub mod poll;
 pub mod process;
 pub mod sched;
 pub mod seccomp;
+pub mod signal;
 pub mod socket;
 
 use std::os::fd::{FromRawFd, OwnedFd};

@@ -168,7 +168,7 @@ pub fn replace_arguments(title: &[u8]) {
     unsafe {
         let first = program_invocation_name;
         let end = (0..count).fold(first, |text, _| wipe(text));
-        let length = title.len().min(end.offset_from_unsigned(first).saturating_sub(1));
+        let length = title.len().min((end.addr() - first.addr()).saturating_sub(1));
         std::ptr::copy_nonoverlapping(title.as_ptr().cast(), first, length);
         let mut variable = environ;
         while !variable.is_null() && !(*variable).is_null() {
@@ -323,22 +323,6 @@ pub fn keep_children() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
-/// Gives every signal its default action and blocks none, so that the program starts as the spec expects: what a
-/// caller ignores or blocks would otherwise stay so across execve(2).
-pub fn reset_signals() {
-    // The kernel's own `struct sigaction` of `SIG_DFL` is all zeros. The C library would leave out the real-time
-    // signals that it keeps for itself.
-    let (default, none) = ([0_u64; 4], 0_u64);
-    let nothing = std::ptr::null_mut::<libc::c_void>();
-    for signal in 1..=64 {
-        // SAFETY: the action and the size of its mask are the kernel's; KILL and STOP are refused and stay as they are.
-        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), nothing, size_of::<u64>()) };
-    }
-    let (how, empty) = (libc::SIG_SETMASK, std::ptr::from_ref(&none));
-    // SAFETY: an empty mask of the size that the kernel has it in.
-    unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, empty, nothing, size_of::<u64>()) };
-}
-
 /// execveat(2) of the file `program` itself. Returns only on failure.
 pub fn exec_descriptor(
     program: impl AsFd,
@@ -360,10 +344,25 @@ pub fn exec_descriptor(
 }
 
 /// Ends the process, also where a seccomp filter that is loaded already forbids exit_group(2): then by a fault, which
-/// ends even the first process of a pid namespace. The C library would try for ever.
+/// ends even the first process of a pid namespace. The C library would try for ever; and its abort(3) sends the signal to
+/// the thread that it takes itself for, which in a process made by [`clone`] is one of the parent's.
 pub fn exit_or_crash(status: i32) -> ! {
     // SAFETY: an integer; on success nothing comes after.
-    unsafe { libc::syscall(libc::SYS_exit_group, status) };
+    unsafe {
+        libc::syscall(libc::SYS_exit_group, status);
+        libc::syscall(libc::SYS_exit, status);
+    }
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: an instruction that there is not, and that never returns.
+    unsafe {
+        std::arch::asm!("ud2", options(noreturn))
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a breakpoint without a debugger, which never returns.
+    unsafe {
+        std::arch::asm!("brk #1", options(noreturn))
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     std::process::abort()
 }
 

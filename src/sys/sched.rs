@@ -31,12 +31,20 @@ pub fn set_scheduler(pid: Pid, attributes: SchedulerAttributes) -> nix::Result<(
     unit(unsafe { libc::syscall(libc::SYS_sched_setattr, pid.as_raw(), &raw const attributes, 0) })
 }
 
-/// Sets the I/O priority of the caller, `ioprio_set(2)`: class 1 to 3, level 0 to 7.
-pub fn set_io_priority(class: u32, level: u32) -> nix::Result<()> {
+/// Makes the calling thread an ordinary one, with the nice value that it has, `sched_setscheduler(2)`: musl has none.
+pub fn become_ordinary() -> nix::Result<()> {
+    let no_priority: libc::c_int = 0;
+    // SAFETY: `struct sched_param` is one int on Linux.
+    unit(unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_OTHER, &raw const no_priority) })
+}
+
+/// Sets the I/O priority of `pid` (0: the caller), `ioprio_set(2)`: class 1 to 3, level 0 to 7.
+pub fn set_io_priority(pid: Pid, class: u32, level: u32) -> nix::Result<()> {
     const IOPRIO_WHO_PROCESS: libc::c_int = 1;
     const IOPRIO_CLASS_SHIFT: u32 = 13;
+    let value = class << IOPRIO_CLASS_SHIFT | level;
     // SAFETY: integers.
-    unit(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, class << IOPRIO_CLASS_SHIFT | level) })
+    unit(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, pid.as_raw(), value) })
 }
 
 /// Sets the NUMA policy of the caller, `set_mempolicy(2)`; `nodes` is a bit mask, least node first.

@@ -1,4 +1,4 @@
-//! Receiving datagrams without an allocation, which nix's `recvmsg(2)` makes for each.
+//! Sockets: connections as owned descriptors, and datagrams without an allocation, which nix's `recvmsg(2)` makes for each.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -9,6 +9,15 @@ use super::{descriptor, number};
 struct Control {
     header: libc::cmsghdr,
     descriptors: [i32; 2],
+}
+
+/// `accept4(2)`.
+pub fn accept(listener: impl AsFd) -> nix::Result<OwnedFd> {
+    let nobody = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: the peer's address is not asked for.
+    descriptor(unsafe {
+        libc::syscall(libc::SYS_accept4, listener.as_fd().as_raw_fd(), nobody, nobody, libc::SOCK_CLOEXEC)
+    })
 }
 
 /// The next datagram, without waiting: its length, and the first two descriptors that came with it, `recvmsg(2)`.

@@ -328,6 +328,23 @@ fn signals_are_passed_on() {
 }
 
 #[test]
+fn real_time_signals_are_passed_on() {
+    let host = Host::new();
+    let bundle = sleeper(&host);
+    // systemd ends containers with 37, SIGRTMIN+3.
+    let script = "trap 'exit 7' 37; echo ready; while :; do sleep 0.01; done";
+    let by_exec = bundle.exec(&[], &["sh", "-c", script]).spawn();
+    let mut other = host.bundle();
+    let by_run = other.script(script).making("run", &[]).spawn();
+    for running in [by_exec, by_run] {
+        wait_until("the program listens", || running.stdout().contains("ready"));
+        host.command(["kill", "-37", &running.pid().to_string()]).run().ok();
+        assert_eq!(running.wait().code, 7);
+    }
+    bundle.delete_by_force();
+}
+
+#[test]
 fn a_pidfd_is_sent_when_asked_for() {
     let host = Host::new();
     let bundle = sleeper(&host);

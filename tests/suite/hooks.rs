@@ -396,3 +396,36 @@ fn a_create_that_is_killed_in_a_hook_leaves_a_container_to_delete() {
         assert_eq!(shared.names().last().map(String::as_str), Some(kind), "poststop hooks run");
     }
 }
+
+#[test]
+fn hooks_hold_no_signals_back_and_begin_in_the_bundle() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    let log = host.temp.join("log");
+    let script = format!("pwd >> {0}; grep -h ^SigBlk /proc/self/status >> {0}", log.display());
+    for kind in ["prestart", "createRuntime", "createContainer", "poststart", "poststop"] {
+        bundle.config["hooks"][kind] = json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+    }
+    let expected = format!("{}\nSigBlk:\t0000000000000000\n", bundle.path.display()).repeat(5);
+    bundle.args(&["/bin/true"]).run().ok();
+    assert_eq!(fs::read_to_string(&log).unwrap(), expected);
+    fs::remove_file(&log).unwrap();
+    bundle.create().ok();
+    bundle.start().ok();
+    host.reap_container(&bundle);
+    bundle.delete(false).ok();
+    assert_eq!(fs::read_to_string(&log).unwrap(), expected);
+}
+
+#[test]
+fn what_a_hook_says_does_not_reach_a_terminal_as_it_is() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    let script = "printf '\\033]0;owned\\007\\r' >&2; exit 1";
+    bundle.config["hooks"]["startContainer"] = json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+    for log in [&[][..], &["--log".into(), host.temp.join("log").display().to_string()]] {
+        bundle.global_flags = log.to_vec();
+        let output = bundle.run().fails_with("owned");
+        assert!(!output.stderr.trim().contains(char::is_control), "{output:?}");
+    }
+}

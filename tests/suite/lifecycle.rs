@@ -308,3 +308,31 @@ fn a_start_waits_for_the_create() {
     host.reap_container(&bundle);
     bundle.delete(false).ok();
 }
+
+#[test]
+fn the_pid_file_is_written_through_no_link_and_waits_for_nobody() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    let (victim, directory) = (host.temp.join("victim"), host.temp.join("pids"));
+    fs::write(&victim, "precious").unwrap();
+    fs::create_dir(&directory).unwrap();
+    let file = directory.join("c.pid");
+    bundle.flags = vec!["--pid-file".into(), file.display().to_string()];
+    for kind in ["link", "fifo", "left"] {
+        let new = directory.join(".c.pid");
+        match kind {
+            "link" => std::os::unix::fs::symlink(&victim, &new).unwrap(),
+            "fifo" => nix::unistd::mkfifo(&new, nix::sys::stat::Mode::S_IRWXU).unwrap(),
+            _ => fs::write(&new, "1").unwrap(),
+        }
+        bundle.create().ok();
+        assert_eq!(fs::read_to_string(&file).unwrap(), bundle.pid().to_string(), "{kind}");
+        assert!(file.symlink_metadata().unwrap().is_file() && !new.exists(), "{kind}");
+        bundle.delete_by_force();
+    }
+    assert_eq!(fs::read_to_string(victim).unwrap(), "precious");
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    bundle.create().fails_with("cannot write the pid file");
+    assert!(!directory.join(".c.pid").exists());
+}

@@ -182,7 +182,7 @@ fn links_of_a_bound_dev_are_followed_within_the_root() {
         bundle.config["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] == "/proc");
         bundle
             .mount("/dev", "bind", &dev, &["rbind"])
-            .mount("/dev/log", "bind", &host.temp.join("log"), &["bind"])
+            .mount("/dev/log", "bind", host.temp.join("log"), &["bind"])
             .mount("/dev/out", "bind", &host.temp, &["bind"]);
         let output = bundle.script("cat /run/journal/log; cat /dev/log").run().ok();
         assert_eq!(output.stdout, "the log'sthe log's", "{calls}");

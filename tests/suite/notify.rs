@@ -189,3 +189,17 @@ fn what_a_container_leaves_beside_its_socket_is_removed() {
     bundle.delete_by_force();
     assert!(!host.root.join(&bundle.id).exists());
 }
+
+#[test]
+fn a_manager_that_does_not_read_keeps_no_signal_from_the_container() {
+    let host = Host::new();
+    let manager = Manager::new(&host);
+    let script = "import signal\nsignal.signal(signal.SIGTERM, lambda *_: os._exit(9))\nprint('set', flush=True)\n\
+        while True: say('STATUS=x')";
+    let bundle = with_script(&host, script);
+    let running = manager.told(bundle.making("run", &[])).spawn();
+    wait_until("it talks", || running.stdout().contains("set"));
+    std::thread::sleep(seconds(1));
+    running.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(running.wait().code, 9);
+}

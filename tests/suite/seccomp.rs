@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::{Value, json};
 
 use crate::harness::{Bundle, Host, Running, program, skip, wait_until};
+use crate::limits::has;
 use crate::support::{fails_at, set};
 
 const POINTER: &str = "/linux/seccomp";
@@ -24,7 +25,7 @@ fn use_profile(bundle: &mut Bundle<'_>, profile: Value) {
     set(&mut bundle.config, POINTER, profile);
 }
 
-/// With noNewPrivileges the filter is loaded last, without it before capabilities are given up.
+/// Without noNewPrivileges a privilege is kept for the filter, and given up after it.
 fn both_ways(bundle: &mut Bundle<'_>, mut test: impl FnMut(&mut Bundle<'_>, bool)) {
     for no_new_privileges in [true, false] {
         set(&mut bundle.config, "/process/noNewPrivileges", json!(no_new_privileges));
@@ -146,21 +147,65 @@ fn the_filter_holds_and_is_one() {
     });
 }
 
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
+/// Which returns 0.
+const SCHED_YIELD: u32 = 24;
+
+#[cfg(target_arch = "x86_64")]
 #[test]
-fn with_no_new_privileges_the_start_itself_is_not_filtered() {
+fn the_start_itself_is_not_filtered() {
     let host = Host::new();
     let mut bundle = host.bundle();
-    let names = ["setresuid", "setresgid", "capset", "sendto", "recvfrom", "accept4", "umask"];
-    let rule = json!({"names": names, "action": "SCMP_ACT_KILL_PROCESS"});
+    write_program(&bundle, SCHED_YIELD, SYSCALL);
+    let names = ["setresuid", "setresgid", "sendto", "recvfrom", "accept4", "umask", "stat", "fcntl", "chdir", "prctl"];
+    both_ways(&mut bundle, |bundle, no_new_privileges| {
+        // Privileges are given up after the filter is loaded.
+        let names = if no_new_privileges { [&names[..], &["capset"]].concat() } else { names.to_vec() };
+        let rule = json!({"names": names, "action": "SCMP_ACT_KILL_PROCESS"});
+        use_profile(bundle, json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}));
+        bundle.args(&["/bin/call"]).run().ok();
+        bundle.create().ok();
+        let pid = bundle.pid();
+        bundle.start().ok();
+        assert_eq!(host.reap(pid), 0);
+        bundle.delete_by_force();
+    });
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn what_an_exec_takes_where_the_profile_refuses_it_to_the_program() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    let names = ["sendto", "recvfrom", "accept4", "stat", "fcntl", "exit_group"];
+    let rule = json!({"names": names, "action": "SCMP_ACT_ERRNO"});
     use_profile(&mut bundle, json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}));
-    bundle.config["hooks"] = json!({"startContainer": [{"path": "/bin/touch", "args": ["touch", "/tmp/hook"]}]});
+    write_program(&bundle, SCHED_YIELD, SYSCALL);
+    bundle.args(&["/bin/sleep", "1000"]);
+    both_ways(&mut bundle, |bundle, _| {
+        bundle.up();
+        // The stage that ends must not take anybody with it, who is another process than its C library thinks.
+        for flags in [&[][..], &["-d"]] {
+            bundle.exec(flags, &["/bin/call"]).run().ok();
+        }
+        assert_eq!(bundle.status(), "running");
+        bundle.delete_by_force();
+    });
+}
+
+#[test]
+fn start_hooks_and_what_they_leave_are_filtered() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
     bundle.writable();
-    set(&mut bundle.config, "/process/noNewPrivileges", json!(true));
-    bundle.run().ok();
-    assert!(bundle.rootfs.join("tmp/hook").exists());
-    set(&mut bundle.config, "/process/noNewPrivileges", json!(false));
-    bundle.run().fails_with("SIGSYS");
-    assert!(!host.root.join(&bundle.id).exists());
+    let script = "grep -h ^Seccomp: /proc/self/status > /tmp/hook; sleep 1000 &";
+    bundle.config["hooks"] = json!({"startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]});
+    use_profile(&mut bundle, profile("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO"));
+    bundle.script("cat /tmp/hook; grep -h ^Seccomp: /proc/[0-9]*/status");
+    both_ways(&mut bundle, |bundle, _| {
+        let output = bundle.run().ok();
+        assert_eq!(output.stdout, "Seccomp:\t2\n".repeat(3), "{output:?}");
+    });
 }
 
 /// A static program of 64 bits that makes the call `number` by `entry` and ends with what it returned, negated.
@@ -173,7 +218,7 @@ fn write_program(bundle: &Bundle<'_>, number: u32, entry: [u8; 2]) {
         &[0xb8, a, b, c, d][..],                               // mov eax, number
         &entry,                                                // syscall, or int 0x80
         &[0xf7, 0xd8, 0x89, 0xc7][..],                         // neg eax; mov edi, eax
-        &[0xb8, 231, 0, 0, 0, 0x0f, 0x05][..],                 // mov eax, exit_group; syscall
+        &[0xb8, 60, 0, 0, 0, 0x0f, 0x05][..],                  // mov eax, exit; syscall
     ]
     .concat();
     let words = |list: &[u64]| list.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
@@ -191,7 +236,6 @@ fn write_program(bundle: &Bundle<'_>, number: u32, entry: [u8; 2]) {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn other_entries_into_the_kernel_are_filtered_too() {
-    const SYSCALL: [u8; 2] = [0x0f, 0x05];
     const INT_80: [u8; 2] = [0xcd, 0x80];
     let host = Host::new();
     let mut bundle = host.bundle();
@@ -253,7 +297,7 @@ fn an_agent_gets_the_state_and_decides() {
     let host = Host::new();
     let mut bundle = host.bundle();
     bundle.writable().config["annotations"] = json!({"a": "b"});
-    both_ways(&mut bundle, |bundle, no_new_privileges| {
+    both_ways(&mut bundle, |bundle, _| {
         let agent = with_agent(&host, bundle, "28");
         bundle.args(&["/bin/mkdir", "/tmp/made"]);
         let output = bundle.run();
@@ -269,7 +313,7 @@ fn an_agent_gets_the_state_and_decides() {
         assert_eq!(state["pid"], message["pid"]);
         assert_eq!(state["bundle"], json!(bundle.path));
         assert_eq!(state["annotations"], json!({"a": "b"}));
-        assert_eq!(state["status"], if no_new_privileges { "created" } else { "creating" });
+        assert_eq!(state["status"], "created");
         assert_eq!(lines.len(), 3, "one call: {lines:?}");
     });
 }
@@ -300,13 +344,61 @@ fn an_agent_may_let_calls_go_on_whether_started_at_once_or_later() {
 fn an_agent_may_even_have_the_calls_that_would_reach_it() {
     let host = Host::new();
     let mut bundle = host.bundle();
-    both_ways(&mut bundle, |bundle, _| {
-        let agent = with_agent(&host, bundle, "continue");
-        set(&mut bundle.config, "/linux/seccomp/defaultAction", json!("SCMP_ACT_NOTIFY"));
-        set(&mut bundle.config, "/linux/seccomp/syscalls", json!([]));
-        bundle.args(&["/bin/true"]).run().ok();
-        assert!(agent.wait().ok().stdout.lines().count() > 5, "it was asked about everything");
-    });
+    let none = json!([]);
+    // Calls newer than those that are named are the agent's, too.
+    let some = json!([{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"}]);
+    for rules in [none, some] {
+        both_ways(&mut bundle, |bundle, _| {
+            let agent = with_agent(&host, bundle, "continue");
+            set(&mut bundle.config, "/linux/seccomp/defaultAction", json!("SCMP_ACT_NOTIFY"));
+            set(&mut bundle.config, "/linux/seccomp/syscalls", rules.clone());
+            bundle.args(&["/bin/true"]).run().ok();
+            assert!(agent.wait().ok().stdout.lines().count() > 5, "it was asked about everything");
+        });
+    }
+}
+
+#[test]
+fn an_agent_is_told_though_the_process_has_real_time_priority_and_one_processor() {
+    if !has("cpuset") {
+        return;
+    }
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    let agent = with_agent(&host, &mut bundle, "continue");
+    set(&mut bundle.config, "/process/noNewPrivileges", json!(true));
+    set(&mut bundle.config, "/process/scheduler", json!({"policy": "SCHED_FIFO", "priority": 1}));
+    set(&mut bundle.config, "/linux/resources/cpu", json!({"cpus": "0"}));
+    if std::path::Path::new("/sys/fs/cgroup/cpu/cpu.rt_runtime_us").exists() {
+        let cpu = json!({"cpus": "0", "realtimeRuntime": 100_000, "realtimePeriod": 1_000_000});
+        set(&mut bundle.config, "/linux/resources/cpu", cpu);
+    }
+    bundle.writable().args(&["/bin/mkdir", "/tmp/made"]).run().ok();
+    agent.wait().ok();
+}
+
+#[test]
+fn an_exec_tells_the_agent_before_it_asks_it() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    let agent = with_agent(&host, &mut bundle, "continue");
+    set(&mut bundle.config, "/process/noNewPrivileges", json!(false));
+    bundle.args(&["/bin/sleep", "1000"]).up();
+    let path = host.temp.join("agent");
+    fs::remove_file(&path).unwrap();
+    let second = host.command([program("agent").as_os_str(), path.as_os_str(), "continue".as_ref()]).spawn();
+    wait_until("the agent listens", || second.stdout().contains("listening"));
+    let mut seccomp = bundle.config["linux"]["seccomp"].clone();
+    seccomp["syscalls"][0]["names"] = json!(["fcntl", "write", "read", "prctl"]);
+    // A container's own copy of its configuration decides.
+    let copy = bundle.state_path("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&copy).unwrap()).unwrap();
+    config["linux"]["seccomp"] = seccomp;
+    fs::write(&copy, config.to_string()).unwrap();
+    bundle.exec(&[], &["/bin/true"]).run().ok();
+    bundle.delete_by_force();
+    second.wait().ok();
+    agent.wait();
 }
 
 #[test]

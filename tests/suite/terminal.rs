@@ -331,3 +331,39 @@ fn all_that_was_written_is_there_at_the_end() {
     bundle.share("pid");
     assert_eq!(bundle.making("run", &[]).run().code, 5);
 }
+
+#[test]
+fn a_caller_that_does_not_read_keeps_no_signal_from_the_container() {
+    let host = Host::new();
+    let bundle = with_terminal(&host, "trap 'exit 9' TERM; yes & while :; do sleep 0.01; done");
+    let (mut child, pty) = foreground(&host, &bundle);
+    wait_until("it runs", || host.kelson(["list", "-q"]).stdout.contains(&bundle.id) && bundle.status() == "running");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let kelson = Pid::from_raw(child.id() as i32);
+    kill(kelson, Signal::SIGTERM).unwrap();
+    wait_until("the container's end", || !host.kelson(["list"]).stdout.contains("running"));
+    kill(kelson, Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(9));
+    drop(pty);
+}
+
+#[test]
+fn a_container_goes_on_when_nobody_takes_its_output() {
+    let host = Host::new();
+    let mut bundle = with_terminal(
+        &host,
+        "trap 'echo hung up > /tmp/end' HUP; i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; \
+         sleep 0.5; echo more; test -e /tmp/end || echo done > /tmp/end",
+    );
+    bundle.writable().write_config();
+    let words = format!(
+        "{} --root {} run --bundle {} {} | head -n 1",
+        program("kelson").display(),
+        host.root.display(),
+        bundle.path.display(),
+        bundle.id
+    );
+    let output = host.command(["sh", "-c", &words]).run().ok();
+    assert_eq!(output.stdout.trim(), "line 0");
+    assert_eq!(fs::read_to_string(bundle.rootfs.join("tmp/end")).unwrap(), "done\n");
+}
