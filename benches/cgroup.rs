@@ -52,9 +52,9 @@ fn kelson(name: &str, devices: &str) {
     let linux: Linux = parse(json.as_bytes()).unwrap();
     let plan = cgroup::plan(&linux, &std::collections::BTreeMap::new(), name, Manager::Cgroupfs).unwrap();
     plan.check_unused().unwrap();
-    let state = plan.state();
-    drop(black_box(plan.make(false).unwrap()));
-    state.unwrap().remove(true).unwrap();
+    let mut state = plan.state().unwrap();
+    drop(black_box(plan.make(&mut state, false).unwrap()));
+    state.remove(true).unwrap();
 }
 
 fn main() {

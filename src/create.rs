@@ -153,7 +153,7 @@ fn make(
     state.cgroup = step("cgroup", plan.cgroup.state())?;
     step("state", container.save(state))?;
     let mut scope = step("cgroup", plan.cgroup.connect())?;
-    let cgroups = step("cgroup", plan.cgroup.make(plan.namespaces.needs_stage()))?;
+    let cgroups = step("cgroup", plan.cgroup.make(&mut state.cgroup, plan.namespaces.needs_stage()))?;
     let (ours, theirs) = Wire::pair()?;
     let pidfd_socket = request.pidfd_socket.as_deref().map(tty::connect).transpose()?;
     let mut inherited = open_descriptors(container, plan, request, theirs, state)?;
@@ -290,9 +290,12 @@ fn launch(
     }
     let stage = plan.namespaces.needs_stage();
     let flags = if stage { 0 } else { plan.clone_flags() };
-    let (forked, cgroup_files) = cgroups
-        .clone_into(flags)
-        .map_err(|errno| namespace::refused(flags, "the container's process", errno).step("namespaces"))?;
+    let in_cgroup = cgroups.unified.is_some();
+    let refused = |errno| match plan.cgroup.takes_no_process(errno).filter(|_| in_cgroup) {
+        Some(error) => error.step("cgroup"),
+        None => namespace::refused(flags, "the container's process", errno).step("namespaces"),
+    };
+    let (forked, cgroup_files) = cgroups.clone_into(flags).map_err(refused)?;
     inherited.cgroup_files = cgroup_files;
     match forked {
         Forked::Child => {

@@ -94,7 +94,7 @@ fn make(
     step("state", container.save(state))?;
     let mut scope = step("cgroup", plan.cgroup.connect())?;
     // criu itself takes more processes than the container may have.
-    let cgroups = step("cgroup", plan.cgroup.make(true))?;
+    let cgroups = step("cgroup", plan.cgroup.make(&mut state.cgroup, true))?;
     let joined = step("namespaces", plan.namespaces.open_joins())?;
     let kept: Vec<OwnedFd> = joined.into_iter().map(|(_, file)| file).collect();
     let options = criu::inherited_pipes(request.options.clone(), &request.images)?

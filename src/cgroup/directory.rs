@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+#[allow(deprecated)]
+use nix::fcntl::{FlockArg, flock};
 use nix::sys::stat::Mode;
 use nix::unistd::mkdir;
 
@@ -139,10 +142,26 @@ fn inherit_cpuset(place: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Takes a cgroup for a container that is being made, as long as `list`, a file of it, is open: another that is being
+/// made at the same time, of which no process is in it yet, must not take it too.
+pub fn claim(list: &OwnedFd, path: &Path, is_new: bool, found: &BTreeSet<PathBuf>) -> Result<()> {
+    // A lock that goes with the last descriptor, the child's copy too.
+    #[allow(deprecated)]
+    let locked = flock(list.as_raw_fd(), FlockArg::LockExclusiveNonblock);
+    if locked == Err(Errno::EWOULDBLOCK) || !is_new && !found.contains(path) {
+        return Err(in_use(path));
+    }
+    if is_new { Ok(()) } else { check_unused(path) }
+}
+
+fn in_use(path: &Path) -> Error {
+    Error::new("container's cgroup is not empty").path(path).hint("another container may use it")
+}
+
 /// Refuses a cgroup that exists already with processes in it or below it, or frozen.
 pub fn check_unused(path: &Path) -> Result<()> {
     if !processes_below(path).is_empty() {
-        return Err(Error::new("container's cgroup is not empty").path(path).hint("another container may use it"));
+        return Err(in_use(path));
     }
     if is_frozen(path) {
         return Err(Error::new("container's cgroup unexpectedly frozen").path(path));

@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Error, Result};
 use crate::spec::{Linux, Resources};
 use crate::sys::process::{Forked, clone};
-use layout::Layout;
+use layout::{Hierarchy, Layout};
 use resources::Write;
 use systemd::{Scope, ScopePlan};
 use write::Cgroup;
@@ -95,7 +95,7 @@ pub fn plan(linux: &Linux, annotations: &BTreeMap<String, String>, id: &str, man
     let resources = linux.resources.clone();
     let devices = devices::plan(&resources.devices)?;
     if manager == Manager::Disabled {
-        let anywhere = Layout { unified: true, hierarchies: vec![layout::Hierarchy::unified("/".into())] };
+        let anywhere = Layout { unified: true, hierarchies: vec![Hierarchy::unified("/".into())] };
         if !resources::plan(&resources, &anywhere)?.is_empty() {
             return Err(Error::new("resources cannot be limited with cgroups disabled").pointer("/linux/resources"));
         }
@@ -153,33 +153,41 @@ impl CgroupPlan {
 
     /// Makes the cgroups, writes the limits, and opens what joining them takes. With `more` processes to come than
     /// the first, their number is left to [`Self::limit_processes`]. A scope is made when there is a process to make it
-    /// around.
-    pub fn make(&self, more: bool) -> Result<Cgroups> {
+    /// around. Cgroups that turn out to be another's are taken out of `state`.
+    pub fn make(&self, state: &mut CgroupState, more: bool) -> Result<Cgroups> {
         if self.scope.is_some() {
             return Ok(Cgroups::default());
         }
-        match self.try_make(more) {
+        match self.try_make(Some(state), more) {
             // Without privileges and without limits, a cgroup that cannot be made is done without, as runc does.
             Err(error) if self.writes.is_empty() && is_no_permission(&error) && is_rootless() => Ok(Cgroups::default()),
             result => result,
         }
     }
 
-    fn try_make(&self, more: bool) -> Result<Cgroups> {
+    /// With the `state` of a container that has no process in them yet, it takes them for that.
+    fn try_make(&self, mut state: Option<&mut CgroupState>, more: bool) -> Result<Cgroups> {
         let mut cgroups = Cgroups::default();
         for (index, (hierarchy, path)) in self.layout.hierarchies.iter().zip(&self.directories).enumerate() {
             let is_new = directory::make(hierarchy, path)?;
             let cgroup = Cgroup::open(path, hierarchy)?;
+            let list = if hierarchy.is_unified() { "cgroup.procs" } else { "tasks" };
+            let list = open_in(&cgroup.directory, path, list)?;
+            // Everybody makes them in the same order: whose the first is, theirs are all.
+            if let Some(state) = state.take() {
+                let claimed = directory::claim(&list, path, is_new, &state.found);
+                claimed.inspect_err(|_| state.directories.clear())?;
+            }
             cgroup.write(self.writes.iter().filter(|write| write.hierarchy == index && !(more && write.late)))?;
             self.guard_devices(&cgroup, is_new)?;
             if hierarchy.is_unified() {
                 if let Some(owner) = self.owner {
                     owner::give(&cgroup.directory, path, owner)?;
                 }
-                cgroups.unified_procs = Some(open_in(&cgroup.directory, path, "cgroup.procs")?);
+                cgroups.unified_procs = Some(list);
                 cgroups.unified = Some(cgroup.directory);
             } else {
-                cgroups.tasks.push(open_in(&cgroup.directory, path, "tasks")?);
+                cgroups.tasks.push(list);
             }
         }
         Ok(cgroups)
@@ -194,6 +202,23 @@ impl CgroupPlan {
             Err(error) if is_no_permission(&error) && is_rootless() => Ok(()),
             result => result.map_err(|error| error.path(cgroup.path).pointer("/linux/resources/devices")),
         }
+    }
+
+    /// What the kernel means by refusing a process in the unified cgroup; nothing if it is not about that.
+    pub fn takes_no_process(&self, errno: Errno) -> Option<Error> {
+        let hint = match errno {
+            Errno::EBUSY => {
+                "controllers are enabled for what is below it (cgroup.subtree_control): then it has no processes"
+            }
+            Errno::EOPNOTSUPP => "it is below a threaded cgroup (cgroup.type), which is not supported",
+            Errno::EAGAIN => {
+                "the limit on processes is reached, of a cgroup above (pids.max) or of the user (ulimit -u)"
+            }
+            _ => return None,
+        };
+        let unified = self.layout.hierarchies.iter().position(Hierarchy::is_unified)?;
+        let error = Error::new("the cgroup takes no process").path(self.directories.get(unified)?).errno(errno);
+        Some(error.pointer("/linux/cgroupsPath").hint(hint))
     }
 
     /// Writes what waited for init.

@@ -32,7 +32,7 @@ impl CgroupPlan {
             // A cgroup with processes has no controllers to pass on: out of it first.
             hierarchies().try_for_each(|(_, directory)| move_below(directory, pid))?;
         }
-        self.try_make(more)?;
+        self.try_make(None, more)?;
         // Of v1's hierarchies systemd uses but some.
         let others = hierarchies().filter(|(hierarchy, _)| !hierarchy.is_unified());
         others.map(|(_, directory)| directory).try_for_each(|directory| move_into(directory, pid))

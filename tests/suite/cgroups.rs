@@ -10,8 +10,8 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::write;
 use serde_json::json;
 
-use crate::harness::{Bundle, Host, View, hierarchies, is_alive, skip, wait_until};
-use crate::support::{give, mount_at, user_namespace};
+use crate::harness::{Bundle, Host, Running, View, hierarchies, is_alive, skip, wait_until};
+use crate::support::{fails_at, give, mount_at, user_namespace};
 
 /// The cgroups of a process, by its `/proc/PID/cgroup`: the paths, without hierarchies that a view hides.
 fn paths_of(pid: i32) -> Vec<String> {
@@ -138,6 +138,53 @@ fn a_cgroup_with_processes_below_it_is_refused_and_they_live_on() {
     output.fails_with("container's cgroup is not empty");
     assert!(above.are_all_there() && made.are_all_there());
     drop((other, made, above));
+}
+
+#[test]
+fn of_two_containers_made_at_once_in_one_cgroup_one_is_refused_and_the_other_lives() {
+    let host = Host::new();
+    let mut bundles = [host.bundle(), host.bundle()];
+    let path = bundles[0].config["linux"]["cgroupsPath"].clone();
+    bundles[1].config["linux"]["cgroupsPath"] = path;
+    let mut count = 0;
+    for _ in 0..20 {
+        let calls = bundles.each_ref().map(|bundle| bundle.making("create", &[]).spawn());
+        let mut made = Vec::new();
+        for (bundle, output) in bundles.iter().zip(calls.map(Running::wait)) {
+            if output.code == 0 {
+                made.push(bundle);
+            } else {
+                output.fails_with("container's cgroup is not empty");
+            }
+        }
+        assert!(made.len() <= 1, "both were made");
+        for bundle in made {
+            count += 1;
+            assert_eq!(bundle.status(), "created");
+            bundle.delete_by_force();
+        }
+        assert!(!bundles[0].cgroup("pids").exists());
+    }
+    assert!(count > 0, "none was made");
+}
+
+#[test]
+fn a_cgroup_that_takes_no_process_is_named() {
+    if !View::current().is_v2() {
+        return;
+    }
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    let above = Made::new(&bundle.id);
+    let threaded = Made::new(&format!("{}/threaded", bundle.id));
+    fs::write(threaded.0[0].join("cgroup.type"), "threaded").unwrap();
+    bundle.config["linux"]["cgroupsPath"] = json!(format!("/{}/threaded/x", bundle.id));
+    let output = bundle.run();
+    assert!(output.stderr.contains("cgroup: the cgroup takes no process"), "{output:?}");
+    assert!(output.stderr.contains("threaded/x") && output.stderr.contains("EOPNOTSUPP"), "{output:?}");
+    fails_at(&output, "/linux/cgroupsPath");
+    output.fails_with("below a threaded cgroup");
+    drop((threaded, above));
 }
 
 #[test]
