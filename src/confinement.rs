@@ -197,8 +197,7 @@ impl Confinement {
         }
         // A change of ids has made it the default again, whatever that is on this host.
         become_untraceable()?;
-        let path = if process.args.is_empty() { Ok(CString::default()) } else { program::find(process) };
-        let path = path.map_err(|error| error.pointer("/process/args/0"))?;
+        let path = program::find(process).map_err(|error| error.pointer("/process/args/0"))?;
         Ok(Program { path, env: prepared.env })
     }
 
@@ -233,7 +232,7 @@ impl Confinement {
         preserve_fds: u32,
         late: Option<Agent>,
     ) -> Result<Infallible> {
-        step("exec", prepare_exec(process, preserve_fds))?;
+        step("exec", prepare_exec(preserve_fds))?;
         if late.is_some() {
             step("seccomp", self.load_filter(process, late))?;
         }
@@ -313,10 +312,7 @@ fn own_standard_streams(uid: u32) {
     }
 }
 
-fn prepare_exec(process: &ProcessPlan, preserve_fds: u32) -> Result<()> {
-    if process.args.is_empty() {
-        return Err(Error::new("the process has no arguments").pointer("/process/args"));
-    }
+fn prepare_exec(preserve_fds: u32) -> Result<()> {
     for number in 3..3 + preserve_fds {
         sys::set_close_on_exec(number as i32, false).context(|| format!("cannot pass on the descriptor {number}"))?;
     }

@@ -127,7 +127,7 @@ pub fn first_state(id: &str, bundle: PathBuf, spec: Spec, plan: &Plan) -> State 
         own_pid_namespace: plan.namespaces.has_new(libc::CLONE_NEWPID as u64),
         namespaces: plan.namespaces.all(),
         new_keyring: plan.confinement.keyring.is_some(),
-        has_process: plan.process.as_ref().is_some_and(|process| !process.args.is_empty()),
+        has_process: plan.process.is_some(),
         ..State::new(id)
     }
 }

@@ -40,6 +40,10 @@ const DEFAULTS: &[(&str, u64, u64)] = &[
     ("/dev/tty", 5, 0),
 ];
 
+/// What the kernel has room for in the number of a device: 12 and 20 bits.
+const MAX_MAJOR: u64 = (1 << 12) - 1;
+const MAX_MINOR: u64 = (1 << 20) - 1;
+
 /// Links that programs expect in /dev, and where they lead.
 const LINKS: &[(&str, &str)] = &[
     ("fd", "/proc/self/fd"),
@@ -77,15 +81,18 @@ fn one(index: usize, device: &Device) -> Result<DevicePlan> {
         "p" => SFlag::S_IFIFO,
         other => return wrong("type", format!("a device's type is c, u, b or p, not {other:?}")),
     };
-    let number = |field: &str, value: i64| {
-        u64::try_from(value)
-            .map_err(|_| Error::new(format!("{field} is negative")).pointer(format!("{pointer}/{field}")))
+    // The kernel cuts off what it has no room for, and makes another device.
+    let number = |field: &str, value: i64, most: u64| match u64::try_from(value) {
+        _ if kind == SFlag::S_IFIFO => Ok(0),
+        Ok(number) if number <= most => Ok(number),
+        _ => Err(Error::new(format!("{field} is a number from 0 to {most}, not {value}"))
+            .pointer(format!("{pointer}/{field}"))),
     };
     Ok(DevicePlan {
         path: device.path.clone(),
         kind,
-        major: number("major", device.major)?,
-        minor: number("minor", device.minor)?,
+        major: number("major", device.major, MAX_MAJOR)?,
+        minor: number("minor", device.minor, MAX_MINOR)?,
         mode: device.file_mode.unwrap_or(0o666) & 0o7777,
         uid: device.uid.unwrap_or(0),
         gid: device.gid.unwrap_or(0),
@@ -246,7 +253,11 @@ mod tests {
     fn impossible_devices_are_refused() {
         assert!(plan(&[device("")]).is_err());
         assert!(plan(&[Device { path: "dev/x".into(), ..device("c") }]).is_err());
-        assert!(plan(&[Device { major: -1, ..device("c") }]).is_err());
+        for (major, minor) in [(-1, 0), (0, -1), (4096, 0), (0, 1 << 20), (i64::MAX, 0)] {
+            assert!(plan(&[Device { major, minor, ..device("c") }]).is_err(), "{major}:{minor}");
+            assert!(plan(&[Device { major, minor, ..device("p") }]).is_ok(), "a FIFO has no number");
+        }
+        assert!(plan(&[Device { major: 4095, minor: (1 << 20) - 1, ..device("b") }]).is_ok());
         assert!(plan(&[device("u"), device("b"), device("p")]).is_ok());
     }
 }

@@ -168,9 +168,14 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<()> {
     };
     let state = match container.load() {
         // Interrupted before anything was made: there is only the directory.
-        Err(error) if force && error.os_error() == Some(Errno::ENOENT) => {
+        Err(error) if error.os_error() == Some(Errno::ENOENT) => {
             notify::remove_directory(&container.path)?;
-            return container.remove();
+            container.remove()?;
+            return if force {
+                Ok(())
+            } else {
+                Err(does_not_exist(id).hint("what was left of its creation is removed"))
+            };
         }
         result => result?,
     };

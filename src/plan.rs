@@ -17,7 +17,7 @@ use crate::netdev::{self, NetDevice};
 use crate::process::{self, ProcessPlan};
 use crate::rdt::{self, RdtPlan};
 use crate::rootfs::{self, RootfsPlan};
-use crate::spec::Spec;
+use crate::spec::{Process, Spec};
 use crate::sysctl::{self, Sysctl};
 
 /// What the command line adds to config.json.
@@ -78,7 +78,7 @@ pub fn plan(spec: &Spec, id: &str, bundle: &Path, settings: &Settings) -> Result
     };
     let mounts = plan_mounts(spec, &around)?;
     cgroup.owner = cgroup_owner(spec, &mounts, &namespaces);
-    let process = spec.process.as_ref().map(process::plan).transpose()?;
+    let process = spec.process.as_ref().map(plan_process).transpose()?;
     let host_dev =
         |mount: &MountPlan| mount.destination == Path::new("/dev") && matches!(mount.kind, Kind::Bind { .. });
     let devices = device::plan(&linux.devices)?;
@@ -154,6 +154,14 @@ fn check_version(version: &str) -> Result<()> {
         return wrong(format!("ociVersion {version:?} is no semantic version"));
     }
     if numbers[0] == "1" { Ok(()) } else { wrong(format!("ociVersion {version} is not supported, only 1.x")) }
+}
+
+/// Only a container that is never started does without a program, and then without a process.
+fn plan_process(process: &Process) -> Result<ProcessPlan> {
+    if process.args.is_empty() {
+        return Err(Error::new("a process needs a program: args must not be empty").pointer("/process/args"));
+    }
+    process::plan(process)
 }
 
 fn check_annotations(spec: &Spec) -> Result<()> {

@@ -312,7 +312,7 @@ impl Store {
         let path = self.root.join(id);
         match fs::metadata(&path) {
             Ok(data) if data.is_dir() => Ok(path),
-            Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(error).on_path("cannot look for the container", path)
             }
             _ => Err(does_not_exist(id)),
@@ -441,14 +441,18 @@ impl Container {
             Err(Errno::ENOENT) => return Err(self.interrupted()),
             result => result.on_path("the container's state cannot be read", &path)?,
         };
-        let state: State = serde_json::from_slice(&bytes)
-            .map_err(|error| Error::new(format!("the container's state is not valid: {error}")).path(&path))
-            .map_err(|error| {
-                error.hint("what belongs to the container cannot be told: end its processes, then remove its directory")
-            })?;
+        let invalid = |reason: String| {
+            Error::new(format!("the container's state is not valid: {reason}"))
+                .path(&path)
+                .hint("what belongs to the container cannot be told: end its processes, then remove its directory")
+        };
+        let state: State = serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
         if state.version > VERSION {
             let message = format!("the container's state has version {}, from a newer kelson", state.version);
             return Err(Error::new(message).path(path));
+        }
+        if state.version == 0 || state.id.is_empty() {
+            return Err(invalid("it has no version, or no id".to_owned()));
         }
         Ok(state)
     }
@@ -458,7 +462,7 @@ impl Container {
         let id = self.path.file_name().unwrap_or_default();
         Error::new(format!("container {id:?} does not exist: its creation was interrupted, or has only begun"))
             .errno(Errno::ENOENT)
-            .hint("`kelson delete --force` makes its name free")
+            .hint("`kelson delete` makes its name free")
     }
 
     /// Replaces state.json.

@@ -1,9 +1,9 @@
 //! The command line as engines write it, brought into the form that the parsers read.
 //!
 //! Global flags may stand before or after the verb, long flags may have one dash (containerd sends
-//! `-no-subreaper`), and switches may have a value (`--rootless=true`), as Go's flag packages allow. What follows the id
-//! in `exec` and `ps` is somebody else's command line.
+//! `-no-subreaper`), as Go's flag packages allow. What follows the id in `exec` and `ps` is somebody else's command line.
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
@@ -61,6 +61,7 @@ const VALUES: &[&str] = &[
     "cpu-share",
     "cpuset-cpus",
     "cpuset-mems",
+    "criu",
     "cwd",
     "empty-ns",
     "env",
@@ -108,9 +109,11 @@ const OPEN_ENDED: &[(&str, &str)] = &[("exec", "cegpu"), ("ps", "f")];
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Line {
     /// The first word that is no flag; of some verbs, the first two.
-    pub verb: Option<OsString>,
+    verb: Option<OsString>,
     before: Vec<OsString>,
     after: Vec<OsString>,
+    /// Whether that is asked for before the verb, which then does not matter.
+    pub asks_for_version: bool,
 }
 
 impl Line {
@@ -120,9 +123,8 @@ impl Line {
         let mut is_value = false;
         let mut only_words = false;
         for argument in arguments {
-            let argument =
-                if only_words || is_value { Some(argument) } else { normalise(argument, line.verb.as_deref()) };
-            let Some(argument) = argument else { continue };
+            let argument = if only_words || is_value { argument } else { normalise(argument, line.verb.as_deref()) };
+            line.asks_for_version |= !is_value && line.verb.is_none() && (argument == "--version" || argument == "-v");
             only_words |= argument == "--";
             let is_flag = argument.as_bytes().starts_with(b"-") && argument.len() > 1;
             if !is_flag && !is_value && line.wants_name() {
@@ -158,6 +160,38 @@ impl Line {
         }
     }
 
+    /// The verb's name.
+    pub fn name(&self) -> Option<Cow<'_, str>> {
+        self.verb.as_ref().map(|verb| verb.to_string_lossy())
+    }
+
+    /// The arguments for the parser of what stands before the verb.
+    pub fn before_verb(&self) -> impl Iterator<Item = &OsStr> {
+        std::iter::once(OsStr::new("kelson")).chain(self.before.iter().map(OsString::as_os_str))
+    }
+
+    /// The line that asks for the help on the verb that follows `help`.
+    pub fn after_help(&self) -> Self {
+        let topic = Self::read(self.after.iter().cloned());
+        Self { after: vec!["--help".into()], ..topic }
+    }
+
+    /// The last value of a long flag, in a line that may be wrong.
+    pub fn value_of(&self, flag: &str) -> Option<&OsStr> {
+        let mut value = None;
+        let mut arguments = self.before.iter().chain(&self.after);
+        while let Some(argument) = arguments.next().filter(|argument| *argument != "--") {
+            let name = argument.as_bytes().strip_prefix(b"--").and_then(|name| name.strip_prefix(flag.as_bytes()));
+            match name {
+                Some([]) => value = arguments.next().map(OsString::as_os_str),
+                Some([b'=', rest @ ..]) => value = Some(OsStr::from_bytes(rest)),
+                _ if takes_value(argument, "") => drop(arguments.next()),
+                _ => {}
+            }
+        }
+        value
+    }
+
     /// The arguments for the verb's parser: a name, then all flags and words.
     pub fn for_parser(&self) -> impl Iterator<Item = &OsStr> {
         let name = self.verb.iter().map(OsString::as_os_str);
@@ -168,30 +202,19 @@ impl Line {
     pub fn is_traced(&self) -> bool {
         self.before.iter().chain(&self.after).any(|argument| argument.as_bytes().starts_with(b"--trace"))
     }
-
-    /// Whether one of the arguments without a verb is this flag.
-    pub fn has(&self, flags: &[&str]) -> bool {
-        self.before.iter().any(|argument| flags.iter().any(|flag| argument == flag))
-    }
 }
 
-/// One argument with two dashes and without the value of a switch; nothing for a switch that is off.
-fn normalise(argument: OsString, verb: Option<&OsStr>) -> Option<OsString> {
-    let Some(text) = argument.to_str() else { return Some(argument) };
-    let name_and_value = text.strip_prefix("--").or_else(|| text.strip_prefix('-').filter(|rest| rest.len() > 1));
-    let Some(rest) = name_and_value else { return Some(argument) };
-    let (name, value) = rest.split_once('=').map_or((rest, None), |(name, value)| (name, Some(value)));
-    let switch = SWITCHES.contains(&name);
+/// One argument, with two dashes if it is a long flag.
+fn normalise(argument: OsString, verb: Option<&OsStr>) -> OsString {
+    let Some(text) = argument.to_str() else { return argument };
+    let long = text.strip_prefix("--").or_else(|| text.strip_prefix('-').filter(|rest| rest.len() > 1));
+    let Some(rest) = long else { return argument };
     // Of `spec` it is a switch, for the others it has a value.
-    if name == "rootless" && value.is_none() && verb.is_some_and(|verb| verb == "spec") {
-        return Some("--rootless=true".into());
+    if rest == "rootless" && verb.is_some_and(|verb| verb == "spec") {
+        return "--rootless=true".into();
     }
-    match (switch, value) {
-        (true, Some("true" | "1") | None) => Some(format!("--{name}").into()),
-        (true, Some("false" | "0")) => None,
-        _ if switch || VALUES.contains(&name) => Some(format!("--{rest}").into()),
-        _ => Some(argument),
-    }
+    let name = rest.split('=').next().unwrap_or(rest);
+    if SWITCHES.contains(&name) || VALUES.contains(&name) { format!("--{rest}").into() } else { argument }
 }
 
 /// Whether the next argument is this one's value; `short` has the short flags that may have one.
@@ -200,7 +223,9 @@ fn takes_value(argument: &OsStr, short: &str) -> bool {
     match (text.strip_prefix("--"), text.strip_prefix('-')) {
         (Some(name), _) => VALUES.contains(&name),
         // Several in one word; the value may follow in it.
-        (_, Some(letters)) => letters.find(|letter| short.contains(letter)).is_some_and(|at| at + 1 == letters.len()),
+        (_, Some(letters)) if !letters.contains('=') => {
+            letters.find(|letter| short.contains(letter)).is_some_and(|at| at + 1 == letters.len())
+        }
         _ => false,
     }
 }
@@ -212,7 +237,19 @@ mod tests {
     fn parsed(text: &str) -> (String, String) {
         let line = Line::read(text.split_whitespace().map(OsString::from));
         let rest: Vec<_> = line.for_parser().skip(1).map(|it| it.to_string_lossy().into_owned()).collect();
-        (line.verb.unwrap_or_default().into_string().unwrap(), rest.join(" "))
+        (line.name().unwrap().into_owned(), rest.join(" "))
+    }
+
+    #[test]
+    fn a_value_is_found_in_a_line_that_cannot_be_read() {
+        let line =
+            Line::read("--log a --moon state --log=b x y --root --log z -- --log c".split(' ').map(OsString::from));
+        assert_eq!(line.value_of("log"), Some(OsStr::new("b")));
+        assert_eq!(line.value_of("log-format"), None);
+        assert_eq!(
+            Line::read(["fly", "-log", ""].into_iter().map(OsString::from)).value_of("log"),
+            Some(OsStr::new(""))
+        );
     }
 
     #[test]
@@ -226,7 +263,7 @@ mod tests {
             ("--root=create state x", "state", "--root=create x"),
             ("restore -no-subreaper --bundle b id", "restore", "--no-subreaper --bundle b id"),
             ("--rootless=true kill id 9", "kill", "--rootless=true id 9"),
-            ("--systemd-cgroup=false start id", "start", "id"),
+            ("-systemd-cgroup=false start id", "start", "--systemd-cgroup=false id"),
             ("-root /r delete -force id", "delete", "--root /r --force id"),
             ("delete -f id", "delete", "-f id"),
             ("kill id -9", "kill", "id -9"),
@@ -249,8 +286,9 @@ mod tests {
             (
                 "exec -d --tty=false --pid-file=p id ls -d --tty=false",
                 "exec",
-                "-d --pid-file=p id -- ls -d --tty=false",
+                "-d --tty=false --pid-file=p id -- ls -d --tty=false",
             ),
+            ("exec -d=true -t=false id -t", "exec", "-d=true -t=false id -- -t"),
             ("exec -p f -u 1 -dt -e -A=1 id -- -x", "exec", "-p f -u 1 -dt -e -A=1 id -- -- -x"),
             ("exec -uid -- id sh", "exec", "-uid -- id sh"),
         ] {

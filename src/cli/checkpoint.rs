@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser};
 
 use super::create::guard_descriptors;
+use super::parser::given;
 use super::{Global, Verb};
 use crate::checkpoint::{Request, checkpoint};
 use crate::criu::message::Message;
@@ -120,7 +121,7 @@ impl Imaging {
         if let Some(method) = &self.network_lock {
             options = options.number(option::NETWORK_LOCK, choose("network-lock", method, LOCKS)?);
         }
-        if let Some(parent) = &self.parent_path {
+        if let Some(parent) = given(self.parent_path.as_ref()) {
             options = options.text(option::PARENT, parent.as_os_str().as_bytes()).flag(option::TRACK_MEMORY, true);
         }
         Ok(options)
@@ -165,8 +166,8 @@ impl Verb for Checkpoint {
         }
         let request = Request {
             images: self.imaging.image_path.clone(),
-            parent: self.imaging.parent_path.clone(),
-            work: self.imaging.work_path.clone(),
+            parent: given(self.imaging.parent_path.as_ref()),
+            work: given(self.imaging.work_path.as_ref()),
             options: if self.pre_dump { options.flag(option::TRACK_MEMORY, true) } else { options },
             leave_running: self.leave_running,
             pre_dump: self.pre_dump,

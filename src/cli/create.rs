@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser};
 
+use super::parser::given;
 use super::{Global, Verb};
 use crate::create::{Request, create};
 use crate::error::{Error, Result};
@@ -85,9 +86,9 @@ impl Making {
                 no_new_keyring: self.no_new_keyring,
                 manager: global.manager()?,
             },
-            pid_file: self.places.pid_file.clone(),
-            console_socket: self.places.console_socket.clone(),
-            pidfd_socket: self.pidfd_socket.clone(),
+            pid_file: given(self.places.pid_file.as_ref()),
+            console_socket: given(self.places.console_socket.as_ref()),
+            pidfd_socket: given(self.pidfd_socket.as_ref()),
             preserve_fds: self.preserved()?,
             manager: notify_socket(),
             extra_env,

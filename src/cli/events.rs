@@ -66,9 +66,11 @@ fn parse_interval(text: &str) -> Result<Duration> {
     }
     // Below this the statistics would only be of themselves.
     let least = Duration::from_millis(1);
+    // Beyond this Go has no number for it, and clocks overflow.
+    let most = Duration::from_nanos(i64::MAX as u64);
     Duration::try_from_secs_f64(seconds)
         .ok()
-        .filter(|time| !time.is_zero())
+        .filter(|time| !time.is_zero() && *time <= most)
         .map(|time| time.max(least))
         .ok_or_else(wrong)
 }
@@ -84,7 +86,8 @@ mod tests {
             assert_eq!(parse_interval(text).unwrap(), Duration::from_millis(milliseconds), "{text}");
         }
         assert_eq!(parse_interval("1µs").unwrap(), Duration::from_millis(1));
-        for wrong in ["", "5", "s", "-1s", "0s", "5 s", "1e3s", "5d", "infs", "99999999999999999999h"] {
+        assert!(parse_interval("2562047h").is_ok());
+        for wrong in ["", "5", "s", "-1s", "0s", "5 s", "1e3s", "5d", "infs", "2562048h", "99999999999999999999h"] {
             assert!(parse_interval(wrong).is_err(), "{wrong}");
         }
     }

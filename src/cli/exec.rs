@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Parser;
 
 use super::create::guard_descriptors;
+use super::parser::{boolean, given};
 use super::{Global, Verb};
 use crate::error::{Error, Result};
 use crate::exec::{Changes, Request, exec};
@@ -56,9 +57,9 @@ pub struct Exec {
     /// SELinux label
     #[arg(long, value_name = "LABEL")]
     process_label: Option<String>,
-    /// Forbid new privileges
-    #[arg(long)]
-    no_new_privs: bool,
+    /// Forbid new privileges, or with `=false` allow what the container forbids
+    #[arg(long, value_name = "BOOLEAN", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean)]
+    no_new_privs: Option<bool>,
     /// Pass this many descriptors from 3 on to the process
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u32,
@@ -95,21 +96,21 @@ impl Verb for Exec {
     }
 
     fn run(&self, store: &Store) -> Result<i32> {
-        match (&self.process, self.command.is_empty()) {
+        match (given(self.process.as_ref()), self.command.is_empty()) {
             (None, true) => return Err(Error::new("exec needs a command, or --process")),
             (Some(_), false) => return Err(Error::new("--process and a command exclude each other")),
             _ => {}
         }
         let request = Request {
             id: self.id.clone(),
-            process: self.process.clone(),
+            process: given(self.process.as_ref()),
             changes: self.changes()?,
             cgroups: self.cgroup.clone(),
             ignore_paused: self.ignore_paused,
             detach: self.detach,
-            pid_file: self.pid_file.clone(),
-            console_socket: self.console_socket.clone(),
-            pidfd_socket: self.pidfd_socket.clone(),
+            pid_file: given(self.pid_file.as_ref()),
+            console_socket: given(self.console_socket.as_ref()),
+            pidfd_socket: given(self.pidfd_socket.as_ref()),
             preserve_fds: self.preserve_fds,
         };
         exec(store, &request)
@@ -130,7 +131,7 @@ impl Exec {
             capabilities: self.cap.clone(),
             apparmor_profile: self.apparmor.clone(),
             selinux_label: self.process_label.clone(),
-            no_new_privileges: self.no_new_privs.then_some(true),
+            no_new_privileges: self.no_new_privs,
             terminal: self.tty,
         })
     }

@@ -31,17 +31,18 @@ impl Verb for Kill {
     }
 
     fn run(&self, store: &Store) -> Result<i32> {
-        lifecycle::kill(store, &self.id, parse_signal(&self.signal)?, self.all).map(|()| 0)
+        let signal = if self.signal.is_empty() { libc::SIGTERM } else { parse_signal(&self.signal)? };
+        lifecycle::kill(store, &self.id, signal, self.all).map(|()| 0)
     }
 }
 
-/// A signal by number or name, with or without `SIG`; real-time ones as `RTMIN+3` and `RTMAX-3`.
+/// A signal by number or name, 0 for a mere look whether somebody is there, with or without `SIG`; real-time ones as `RTMIN+3` and `RTMAX-3`.
 fn parse_signal(text: &str) -> Result<i32> {
     const MIN: i32 = 34;
     const MAX: i32 = 64;
     let unknown = || Error::new(format!("unknown signal {text:?}"));
     if let Ok(number) = text.parse::<i32>() {
-        return if (1..=MAX).contains(&number) { Ok(number) } else { Err(unknown()) };
+        return if (0..=MAX).contains(&number) { Ok(number) } else { Err(unknown()) };
     }
     let name = text.to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);
@@ -64,12 +65,19 @@ mod tests {
 
     #[test]
     fn signals_have_names_and_numbers() {
-        for (text, number) in
-            [("9", 9), ("KILL", 9), ("SIGKILL", 9), ("term", 15), ("RTMIN+3", 37), ("SIGRTMAX", 64), ("SIGCHLD", 17)]
-        {
+        for (text, number) in [
+            ("0", 0),
+            ("9", 9),
+            ("KILL", 9),
+            ("SIGKILL", 9),
+            ("term", 15),
+            ("RTMIN+3", 37),
+            ("SIGRTMAX", 64),
+            ("SIGCHLD", 17),
+        ] {
             assert_eq!(parse_signal(text).unwrap(), number, "{text}");
         }
-        for text in ["", "0", "-9", "65", "SIG", "MOON", "RTMIN+31", "RTMIN-1", "9 "] {
+        for text in ["", "-9", "65", "SIG", "MOON", "RTMIN+31", "RTMIN-1", "9 "] {
             assert!(parse_signal(text).is_err(), "{text}");
         }
     }

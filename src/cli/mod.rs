@@ -11,6 +11,7 @@ mod features;
 mod help;
 mod kill;
 mod list;
+mod parser;
 mod pause;
 mod ps;
 mod restore;
@@ -66,6 +67,9 @@ pub struct Global {
     /// Whether cgroups may be missing: true, false or auto; `spec --rootless`: for a user without privileges
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     rootless: String,
+    /// Ignored, as by runc: criu is found by $PATH
+    #[arg(long, value_name = "FILE")]
+    criu: Option<PathBuf>,
 }
 
 /// A verb: its flags, and what it does with them.
@@ -104,23 +108,27 @@ const VERBS: &[(&str, &str)] = &[
     ("update", "change the limits of a container"),
 ];
 
-/// Exit code for an unknown verb, as runc has it.
-const UNKNOWN_VERB: i32 = 3;
-
 /// Runs the program; returns its exit code.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> i32 {
     log::catch_panics();
     let line = arguments::Line::read(arguments.skip(1));
-    let Some(verb) = line.verb.clone() else { return help::without_verb(&line) };
-    let name = verb.to_str().unwrap_or_default();
+    let name = line.name().unwrap_or_default();
+    let Some(run) = runner(&name).filter(|_| !line.asks_for_version) else { return help::without_verb(&line) };
     keep_children();
     let began = if line.is_traced() { trace::now() } else { 0 };
     // First of all: what is read before it would be read again.
-    let began = match name {
+    let began = match &*name {
         "create" | "exec" | "run" => seal::ensure(began).inspect(|_| memory::populate()),
         _ => Ok(began),
     };
-    let run = match name {
+    run(&line, began)
+}
+
+/// What reads the flags of a verb and runs it.
+type Runner = fn(&arguments::Line, Result<u64>) -> i32;
+
+fn runner(name: &str) -> Option<Runner> {
+    Some(match name {
         "checkpoint" => execute::<checkpoint::Checkpoint>,
         "create" => execute::<create::Create>,
         "delete" => execute::<delete::Delete>,
@@ -140,19 +148,14 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> i32 {
         "start" => execute::<start::Start>,
         "state" => execute::<state::State>,
         "update" => execute::<update::Update>,
-        "help" | "seccomp" => return help::show(&mut std::io::stdout()),
-        unknown => {
-            log::say(&format!("No help topic for '{unknown}'"));
-            return UNKNOWN_VERB;
-        }
-    };
-    run(&line, began)
+        _ => return None,
+    })
 }
 
 fn execute<V: Verb>(line: &arguments::Line, began: Result<u64>) -> i32 {
-    let verb = match V::try_parse_from(line.for_parser()) {
+    let verb = match parser::parse::<V>(line.for_parser()) {
         Ok(verb) => verb,
-        Err(error) => return help::usage::<V>(&error),
+        Err(error) => return help::usage::<V>(line, &error),
     };
     let prepared = began.and_then(|began| verb.prepare().map(|()| began));
     let opened = verb.global().open_log();
@@ -181,7 +184,7 @@ fn print(text: impl AsRef<[u8]>) -> Result<()> {
 
 impl Global {
     fn begin_trace(&self, began: u64) -> Result<()> {
-        self.trace.as_deref().map_or(Ok(()), |path| trace::begin(path, began))
+        parser::given(self.trace.as_ref()).map_or(Ok(()), |path| trace::begin(&path, began))
     }
 
     fn open_log(&self) -> Result<()> {
@@ -194,17 +197,21 @@ impl Global {
         if !matches!(level, "debug" | "info" | "warn" | "warning" | "error") {
             return Err(Error::new(format!("unknown log level {level:?}")).hint("debug, info, warning or error"));
         }
-        if !matches!(self.rootless.as_str(), "true" | "false" | "auto") {
+        let is_auto = matches!(self.rootless.as_str(), "" | "auto");
+        if !is_auto && parser::boolean(&self.rootless).is_err() {
             return Err(Error::new(format!("--rootless cannot be {:?}", self.rootless)).hint("true, false or auto"));
         }
-        log::open(self.log.as_deref(), format, self.debug || level == "debug")
+        if self.criu.is_some() {
+            log::warn("--criu is ignored: criu is found by $PATH");
+        }
+        log::open(parser::given(self.log.as_ref()).as_deref(), format, self.debug || level == "debug")
     }
 
     /// Root's containers are below /run; a user's, below the directory that the session has for such.
     fn state_root(&self) -> PathBuf {
         const NAME: &str = "kelson";
-        if let Some(root) = &self.root {
-            return std::path::absolute(root).unwrap_or_else(|_| root.clone());
+        if let Some(root) = parser::given(self.root.as_ref()) {
+            return std::path::absolute(&root).unwrap_or(root);
         }
         // Inside a user namespace everybody is root; as with runc, one who is not called so is a user.
         let is_named_root = || std::env::var("USER").is_ok_and(|user| user == "root");

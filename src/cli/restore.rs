@@ -4,6 +4,7 @@ use clap::Parser;
 
 use super::checkpoint::Imaging;
 use super::create::{Places, guard_descriptors};
+use super::parser::given;
 use super::{Global, Verb};
 use crate::criu::option;
 use crate::error::Result;
@@ -74,10 +75,10 @@ impl Verb for Restore {
                     no_pivot: false,
                 },
                 images: self.imaging.image_path.clone(),
-                work: self.imaging.work_path.clone(),
+                work: given(self.imaging.work_path.as_ref()),
                 options,
-                pid_file: self.places.pid_file.clone(),
-                console_socket: self.places.console_socket.clone(),
+                pid_file: given(self.places.pid_file.as_ref()),
+                console_socket: given(self.places.console_socket.as_ref()),
                 detach: self.detach,
                 no_subreaper: self.no_subreaper,
             },

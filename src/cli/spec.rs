@@ -5,9 +5,10 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Parser;
+use nix::errno::Errno;
 use serde_json::{Value, json};
 
-use super::{Global, Verb};
+use super::{Global, Verb, parser};
 use crate::error::{Context, Error, Result};
 use crate::state::Store;
 
@@ -31,13 +32,13 @@ impl Verb for Spec {
 
     fn run(&self, _: &Store) -> Result<i32> {
         let path = self.bundle.join("config.json");
-        let text = if self.global.rootless == "true" { rootless()? } else { CONFIG.to_owned() };
-        let mut file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(|error| {
-            if error.kind() == std::io::ErrorKind::AlreadyExists {
-                return Error::new("the file exists already; remove it first").path(&path);
-            }
-            Error::new(format!("cannot make the configuration: {:?}", error.kind())).path(&path)
-        })?;
+        let text = if parser::boolean(&self.global.rootless) == Ok(true) { rootless()? } else { CONFIG.to_owned() };
+        let made = OpenOptions::new().write(true).create_new(true).open(&path);
+        let mut file =
+            made.on_path("cannot make the configuration", &path).map_err(|error| match error.os_error() {
+                Some(Errno::EEXIST) => error.hint("it exists already; remove it first"),
+                _ => error,
+            })?;
         file.write_all(text.as_bytes()).on_path("cannot write", &path)?;
         Ok(0)
     }
@@ -66,7 +67,8 @@ fn rootless() -> Result<String> {
                 "options": ["rbind", "nosuid", "noexec", "nodev", "ro"],
             });
         }
-        if let Some(options) = mount["options"].as_array_mut() {
+        // Not by index, which would make a key of it where there is none.
+        if let Some(options) = mount.get_mut("options").and_then(Value::as_array_mut) {
             options.retain(|option| option != "gid=5");
         }
     }
@@ -84,5 +86,6 @@ mod tests {
         assert_eq!(spec.process.unwrap().args, ["sh"]);
         let spec: crate::spec::Spec = crate::spec::parse(rootless().unwrap().as_bytes()).unwrap();
         assert_eq!(spec.linux.uid_mappings.len(), 1);
+        assert!(!rootless().unwrap().contains("null"));
     }
 }

@@ -28,7 +28,7 @@ impl Changes {
     /// Makes the changes.
     pub fn apply(&self, process: &mut Process) -> Result<()> {
         let replace = |place: &mut String, text: &Option<String>| {
-            if let Some(text) = text {
+            if let Some(text) = text.as_ref().filter(|text| !text.is_empty()) {
                 place.clone_from(text);
             }
         };

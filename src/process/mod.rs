@@ -21,7 +21,7 @@ use crate::spec::{ConsoleSize, Process};
 /// The process, checked.
 #[derive(Clone, Debug)]
 pub struct ProcessPlan {
-    /// Without arguments the container can be created but not started (runtime.md, "start").
+    /// The program and its arguments.
     pub args: Vec<CString>,
     pub env: Vec<CString>,
     pub cwd: PathBuf,

@@ -104,7 +104,14 @@ fn kills_and_deletes_by_every_form_that_engines_write() {
 #[test]
 fn the_version_has_the_lines_that_engines_read() {
     let host = Host::new();
-    for line in [&["--version"][..], &["-v"], &["--root", "/proc/no", "--version"], &["--version", "--debug"]] {
+    for line in [
+        &["--version"][..],
+        &["-v"],
+        &["--root", "/proc/no", "--version"],
+        &["--version", "--debug"],
+        &["--version", "list"],
+        &["-v", "fly"],
+    ] {
         let output = host.bare(line).env("XDG_RUNTIME_DIR", "/proc/no").run().ok();
         let lines: Vec<_> = output.stdout.lines().collect();
         assert!(lines[0].starts_with("kelson version "), "{output:?}");
@@ -122,8 +129,8 @@ fn help_is_on_standard_output_and_no_error() {
         assert_eq!(output.stderr, "", "{line:?}");
     }
     for verb in VERBS {
-        for flag in ["--help", "-h", "-help"] {
-            let output = host.bare([verb, flag]).run().ok();
+        for line in [[verb, "--help"], [verb, "-h"], [verb, "-help"], ["help", verb]] {
+            let output = host.bare(line).run().ok();
             assert!(output.stdout.contains(&format!("Usage: kelson {verb}")), "{output:?}");
             assert_eq!(output.stderr, "");
         }
@@ -133,21 +140,108 @@ fn help_is_on_standard_output_and_no_error() {
 #[test]
 fn an_unknown_verb_is_exit_code_3() {
     let host = Host::new();
-    for verb in ["fly", "Create", "creat", "--", "create "] {
-        let output = host.bare([verb, "x"]).run();
-        assert_eq!((output.code, output.stdout.as_str()), (3, ""), "{verb} {output:?}");
-        assert!(!output.stderr.is_empty());
+    for line in [["fly", "x"], ["Create", "x"], ["creat", "x"], ["--", "x"], ["create ", "x"], ["help", "fly"]] {
+        let output = host.bare(line).run();
+        assert_eq!((output.code, output.stdout.as_str()), (3, ""), "{line:?} {output:?}");
+        assert!(output.stderr.contains("No help topic for"), "{output:?}");
     }
 }
 
 #[test]
 fn an_unknown_flag_shows_the_help_and_the_error() {
     let host = Host::new();
-    for line in [&["state", "--moon", "x"][..], &["--moon", "state", "x"], &["create", "-x", "y"], &["list", "--all"]] {
+    for line in [
+        &["state", "--moon", "x"][..],
+        &["--moon", "state", "x"],
+        &["create", "-x", "y"],
+        &["list", "--all"],
+        &["--moon"],
+        &["--root"],
+        &["--moon", "fly"],
+        &["--version", "--moon"],
+    ] {
         let output = host.bare(line).run();
         assert_eq!(output.code, 1, "{line:?}");
         assert!(output.stdout.contains("Usage: kelson"), "{line:?} {output:?}");
         assert_eq!(output.stderr.lines().count(), 1, "{line:?} {output:?}");
+    }
+}
+
+#[test]
+fn a_line_that_cannot_be_read_is_told_to_the_log_that_it_names() {
+    let host = Host::new();
+    let log = host.temp.join("log");
+    for (line, code, text) in [
+        ("--log LOG --log-format json state --moon x", 1, "unexpected argument '--moon'"),
+        ("--moon --log-format=json --log=LOG state x", 1, "unexpected argument '--moon'"),
+        ("state -log LOG -log-format json", 1, "\"state\" requires <ID>"),
+        ("--log LOG --log-format json restore --lsm-mount-context", 1, "flag needs an argument: --lsm-mount-context"),
+        ("--log LOG --log-format json fly", 3, "No help topic for 'fly'"),
+        ("--log LOG --log-format json list --quiet=yes", 1, "true or false"),
+        ("--log LOG --log-format json --moon", 1, "unexpected argument '--moon'"),
+    ] {
+        let line = line.replace("LOG", log.to_str().unwrap());
+        let output = host.bare(line.split(' ')).run();
+        assert_eq!(output.code, code, "{line} {output:?}");
+        assert!(output.stderr.contains(text), "{line} {output:?}");
+        let entry: serde_json::Value = serde_json::from_str(&fs::read_to_string(&log).unwrap()).unwrap();
+        assert_eq!(entry["level"], "error", "{line}");
+        assert!(entry["msg"].as_str().unwrap().contains(text), "{line} {entry}");
+        fs::remove_file(&log).unwrap();
+    }
+    let output = host.bare(["--log", "/nowhere/log", "state"]).run();
+    assert!(output.stderr.contains("requires <ID>"), "{output:?}");
+}
+
+#[test]
+fn switches_have_the_values_of_go_and_the_last_one_counts() {
+    let host = Host::new();
+    fs::create_dir(&host.root).unwrap();
+    for (line, is_quiet) in [
+        ("list -q", true),
+        ("list -q=true", true),
+        ("list --quiet=T", true),
+        ("list -quiet=1", true),
+        ("list -q=false", false),
+        ("list --quiet --quiet=false", false),
+        ("list -q=F -q", true),
+        ("--systemd-cgroup --systemd-cgroup=false --debug=FALSE --rootless=t list -q", true),
+        ("--rootless= list -q", true),
+        ("--criu /x list -q", true),
+    ] {
+        let output = host.kelson(line.split(' ')).ok();
+        assert_eq!(output.stdout.is_empty(), is_quiet, "{line} {output:?}");
+    }
+    for line in ["list -q=yes", "list --quiet=", "--debug=on list", "--rootless=on list"] {
+        assert_eq!(host.kelson(line.split(' ')).code, 1, "{line}");
+    }
+    let mut bundle = host.bundle();
+    // It waits for the end, and does without systemd.
+    bundle.script("exit 7");
+    let call = bundle.making("run", &["--detach", "--detach=false", "--systemd-cgroup", "--systemd-cgroup=false"]);
+    assert_eq!(call.run().code, 7);
+    fs::remove_dir(&host.root).unwrap();
+}
+
+#[test]
+fn an_empty_value_is_none_and_a_missing_one_an_error() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.script("exec /bin/sleep 100").write_config();
+    let flags = ["--pid-file", "", "--console-socket", "", "--pidfd-socket", "", "--bundle", ""];
+    let line = ["--log", "", "--root", "/nowhere", "--root", host.root.to_str().unwrap(), "create"];
+    host.bare(line.iter().chain(&flags)).with([&bundle.id]).directory(&bundle.path).run().ok();
+    host.kelson(["start", &bundle.id]).ok();
+    let exec = |flags: &[&str]| host.kelson([&["exec"], flags, &[&bundle.id, "pwd"]].concat());
+    let flags = ["--pid-file", "", "--console-socket=", "--pidfd-socket", "", "--process", "", "--cwd", ""];
+    assert_eq!(exec(&flags).ok().stdout, "/\n");
+    let pid = bundle.pid();
+    host.kelson(["kill", &bundle.id, ""]).ok();
+    bundle.kill("KILL").ok();
+    host.reap(pid);
+    bundle.delete(false).ok();
+    for line in ["--root", "--log", "create --bundle", "create --pid-file", "exec --cwd", "kill --root"] {
+        host.bare(line.split(' ')).run().fails_with("flag needs an argument");
     }
 }
 
@@ -257,7 +351,7 @@ fn a_broken_container_does_not_hide_the_others_from_the_list() {
     let host = Host::new();
     let bundle = host.bundle();
     bundle.create().ok();
-    for (name, text) in [("a-broken", "{"), ("b-newer", r#"{"version":99}"#), ("c-empty", "")] {
+    for (name, text) in [("a-broken", "{"), ("b-newer", r#"{"version":99}"#), ("c-empty", ""), ("c-none", "{}")] {
         fs::create_dir(host.root.join(name)).unwrap();
         fs::write(host.root.join(name).join("state.json"), text).unwrap();
     }
@@ -266,8 +360,10 @@ fn a_broken_container_does_not_hide_the_others_from_the_list() {
     assert_eq!(output.stdout, format!("{}\n", bundle.id));
     assert!(output.stderr.contains("a-broken") && output.stderr.contains("newer kelson"), "{output:?}");
     assert!(!output.stderr.contains("d-file"), "{output:?}");
-    host.kelson(["state", "a-broken"]).fails_with("then remove its directory");
-    host.kelson(["delete", "--force", "a-broken"]).fails_with("then remove its directory");
+    for id in ["a-broken", "c-empty", "c-none"] {
+        host.kelson(["state", id]).fails_with("then remove its directory");
+        host.kelson(["delete", "--force", id]).fails_with("then remove its directory");
+    }
     host.kelson(["state", "b-newer"]).fails_with("newer kelson");
     bundle.delete_by_force();
     fs::remove_dir_all(&host.root).unwrap();
@@ -349,6 +445,7 @@ fn spec_for_users_without_privileges() {
     assert_eq!(config["linux"]["uidMappings"], json!([{"containerID": 0, "hostID": 0, "size": 1}]));
     assert!(config["linux"].get("resources").is_none());
     assert!(!config.to_string().contains("gid=5"));
+    assert!(config["mounts"].as_array().unwrap().iter().all(|mount| mount.get("options") != Some(&json!(null))));
 }
 
 #[test]

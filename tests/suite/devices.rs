@@ -63,6 +63,19 @@ fn the_hosts_terminals_as_a_device_are_the_containers_own() {
 }
 
 #[test]
+fn a_number_that_the_kernel_would_cut_is_refused() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    let device = |kind: &str, major: i64, minor: i64| json!([{ "path": "/dev/x", "type": kind, "major": major, "minor": minor }]);
+    for (major, minor, field) in [(4097, 3, "major"), (1, (1 << 20) + 3, "minor"), (1 << 32, 3, "major")] {
+        bundle.config["linux"]["devices"] = device("c", major, minor);
+        fails_at(&bundle.run(), &format!("/linux/devices/0/{field}"));
+    }
+    bundle.config["linux"]["devices"] = device("p", 4097, -1);
+    assert_eq!(stat(&mut bundle, "/dev/x")["type"], "fifo");
+}
+
+#[test]
 fn devices_have_the_type_mode_and_owner_asked_for() {
     let host = Host::new();
     let mut bundle = host.bundle();

@@ -87,6 +87,22 @@ fn flags_change_the_containers_process() {
 }
 
 #[test]
+fn new_privileges_can_be_allowed_to_an_exec_that_are_not_to_the_container() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.args(&["/bin/sleep", "100"]).up();
+    for (flags, forbidden) in [
+        (&[][..], true),
+        (&["--no-new-privs=false"], false),
+        (&["--no-new-privs=0", "--no-new-privs"], true),
+        (&["--no-new-privs", "--no-new-privs=False"], false),
+    ] {
+        assert_eq!(probe(&bundle, flags, &["noNewPrivs"])["noNewPrivs"], json!(forbidden), "{flags:?}");
+    }
+    bundle.delete_by_force();
+}
+
+#[test]
 fn a_process_is_read_from_a_file_or_a_pipe() {
     let host = Host::new();
     let bundle = sleeper(&host);

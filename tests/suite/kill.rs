@@ -28,13 +28,26 @@ fn signals_have_names_and_numbers_and_term_is_the_default() {
     }
     bundle.kill("RTMIN+3").ok();
     wait_until("RTMIN+3", || fs::read_to_string(&log).unwrap().contains("SIGRTMIN+3"));
-    for wrong in ["0", "65", "MOON", "", "TERM "] {
+    for wrong in ["65", "SIG", "MOON", "TERM "] {
         bundle.kill(wrong).fails_with("unknown signal");
     }
     let pid = bundle.pid();
     host.kelson(["kill", &bundle.id]).ok();
     assert_eq!(host.reap(pid), 0);
     assert!(fs::read_to_string(&log).unwrap().ends_with("SIGTERM\n"));
+    bundle.delete(false).ok();
+}
+
+#[test]
+fn signal_0_looks_whether_there_is_a_process() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.args(&["/bin/sleep", "100"]).up();
+    bundle.kill("0").ok();
+    assert_eq!(bundle.status(), "running");
+    bundle.kill("KILL").ok();
+    host.reap_container(&bundle);
+    bundle.kill("0").fails_with("container not running");
     bundle.delete(false).ok();
 }
 

@@ -238,16 +238,36 @@ fn of_two_starts_one_wins() {
 }
 
 #[test]
-fn a_half_made_container_is_deleted_by_force() {
+fn what_is_left_of_a_half_made_container_is_deleted() {
     let host = Host::new();
     fs::create_dir_all(host.root.join("half")).unwrap();
-    host.kelson(["state", "half"]).fails_with("delete --force");
-    host.kelson(["delete", "half"]).fails_with("delete --force");
-    host.kelson(["delete", "--force", "half"]).ok();
+    host.kelson(["state", "half"]).fails_with("kelson delete");
+    host.kelson(["delete", "half"]).fails_with("container \\\"half\\\" does not exist");
+    assert!(!host.root.join("half").exists());
     fs::create_dir_all(host.root.join("half")).unwrap();
     fs::write(host.root.join("half/state.json.new"), "{").unwrap();
     host.kelson(["delete", "--force", "half"]).ok();
     assert!(!host.root.join("half").exists());
+}
+
+#[test]
+fn a_process_without_a_program_is_refused_by_create() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.args(&[]).create().fails_with("(config.json /process/args)");
+    assert!(!host.root.exists());
+}
+
+#[test]
+fn a_directory_for_the_state_that_is_none_is_an_error_of_every_verb() {
+    let host = Host::new();
+    let file = host.temp.join("file");
+    fs::write(&file, "").unwrap();
+    for verb in [&["state"][..], &["start"], &["kill"], &["delete"], &["delete", "--force"]] {
+        let output = host.bare([&["--root", file.to_str().unwrap()], verb, &["x"]].concat()).run();
+        assert!(!output.stderr.contains("does not exist"), "{verb:?} {output:?}");
+        output.fails_with("ENOTDIR");
+    }
 }
 
 #[test]
