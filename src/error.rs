@@ -86,6 +86,17 @@ impl Error {
         }
     }
 
+    /// What config.json has at `root` was given by a flag.
+    #[must_use]
+    pub fn of_flag(mut self, flag: &str, root: &str) -> Self {
+        let place = self.0.pointer.strip_prefix(root);
+        if place.is_some_and(|place| place.is_empty() || place.starts_with('/')) {
+            self.0.pointer.clear();
+            self.0.message = format!("{flag}: {}", self.0.message);
+        }
+        self
+    }
+
     /// The kernel's answer.
     #[must_use]
     pub fn errno(mut self, errno: Errno) -> Self {
@@ -259,6 +270,13 @@ mod tests {
         assert_eq!(at("/linux/seccomp").to_string(), "no (config.json /linux/seccomp)");
         assert_eq!(Error::new("no").of_file(Path::new("-"), "").to_string(), "no: -");
         assert_eq!(at("/linux/resources/cpu").details().last(), Some(&("file", "r.json".to_owned())));
+    }
+
+    #[test]
+    fn a_flag_in_place_of_config_json() {
+        let text = |pointer: &str| Error::new("no").pointer(pointer).of_flag("--env", "/process/env").to_string();
+        assert_eq!(text("/process/env/3"), "--env: no");
+        assert_eq!(text("/process/environment"), "no (config.json /process/environment)");
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl Plan {
 /// Runs a process in a container. In the foreground its exit code is returned: 128 and the signal's number where it was
 /// killed.
 pub fn exec(store: &Store, request: &Request) -> Result<i32> {
-    run(store, request).map_err(|error| match &request.process {
+    run(store, request).map_err(|error| request.changes.place(error)).map_err(|error| match &request.process {
         Some(file) => error.of_file(file, "/process"),
         None => error,
     })

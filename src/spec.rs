@@ -1,9 +1,13 @@
 //! config.json as the runtime-spec 1.3 writes it: oci-spec's types where they hold, own ones where they reject
 //! what the spec allows (PACKAGES.md names the cases). Unknown properties are ignored, unknown values are errors.
 
+mod objects;
+mod pointer;
 pub mod seccomp;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Context, Error, Result};
+use objects::Strict;
 
 /// The oldest and newest versions of the spec that are accepted.
 pub const VERSION_MIN: &str = "1.0.0";
@@ -259,17 +264,15 @@ impl Spec {
 impl Process {
     /// Reads a file that holds a process alone, or what is written into a pipe.
     pub fn load(path: &Path) -> Result<Self> {
-        let mut bytes = Vec::new();
-        let file = std::fs::File::open(path).on_path("cannot open the process", path)?;
-        std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_LENGTH), &mut bytes)
-            .on_path("cannot read the process", path)?;
+        let file = File::open(path).on_path("cannot open the process", path)?;
+        let bytes = read(file, 0, path)?;
         parse(&bytes).map_err(|error| error.of_file(path, ""))
     }
 }
 
 pub(crate) fn read_limited(path: &Path) -> Result<Vec<u8>> {
     // Without waiting for a writer where it is a FIFO.
-    let file = std::fs::File::options()
+    let file = File::options()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
         .open(path)
@@ -279,24 +282,25 @@ pub(crate) fn read_limited(path: &Path) -> Result<Vec<u8>> {
     if !metadata.is_file() {
         return Err(Error::new("the configuration is no file").path(path));
     }
-    let length = metadata.len();
-    if length > MAX_LENGTH {
+    read(file, metadata.len(), path)
+}
+
+/// Reads all of `input`, which is probably of this length.
+pub(crate) fn read(input: impl Read, length: u64, path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(length.min(MAX_LENGTH) as usize + 1);
+    input.take(MAX_LENGTH + 1).read_to_end(&mut bytes).on_path("cannot read", path)?;
+    if bytes.len() as u64 > MAX_LENGTH {
         return Err(Error::new("the configuration is longer than 16 MiB").path(path));
     }
-    let mut bytes = Vec::with_capacity(length as usize + 1);
-    std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_LENGTH), &mut bytes)
-        .on_path("cannot read the bundle's configuration", path)?;
     Ok(bytes)
 }
 
 /// Parses JSON into `T`; an error names the JSON pointer of the place.
 pub fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T> {
-    // serde would also take a list for an object, field by field.
-    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|first| *first == b'[') {
-        return Err(Error::new("not a valid configuration: a list where an object belongs"));
-    }
-    serde_json::from_slice(bytes).map_err(|error| {
-        let pointer = pointer_at(bytes, error.line(), error.column());
+    let mut input = serde_json::Deserializer::from_slice(bytes);
+    let value = T::deserialize(Strict(&mut input)).and_then(|value| input.end().map(|()| value));
+    value.map_err(|error| {
+        let pointer = pointer::at(bytes, error.line(), error.column());
         Error::new(format!("not a valid configuration: {error}")).pointer(pointer)
     })
 }
@@ -306,58 +310,6 @@ pub fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T> {
 pub fn by_text<T: DeserializeOwned>(value: &impl Serialize) -> Result<T> {
     let text = serde_json::to_vec(value).map_err(|error| Error::new(error.to_string()))?;
     serde_json::from_slice(&text).map_err(|error| Error::new(format!("not a valid configuration: {error}")))
-}
-
-/// The JSON pointer (RFC 6901) of the value that begins or ends at `line` and `column` (from 1, in bytes).
-///
-/// serde tells only the line and column; walking to them again costs nothing on the way that succeeds.
-fn pointer_at(bytes: &[u8], line: usize, column: usize) -> String {
-    let lines_before: usize =
-        bytes.split_inclusive(|byte| *byte == b'\n').take(line.saturating_sub(1)).map(<[u8]>::len).sum();
-    let end = (lines_before + column).min(bytes.len());
-    let mut trail: Vec<String> = Vec::new();
-    let mut index: Vec<Option<usize>> = Vec::new();
-    let mut position = 0;
-    let mut last_string = String::new();
-    while position < end {
-        match bytes[position] {
-            b'"' => {
-                let from = position + 1;
-                position = from;
-                while position < bytes.len() && bytes[position] != b'"' {
-                    position += if bytes[position] == b'\\' { 2 } else { 1 };
-                }
-                let text = bytes.get(from..position.min(bytes.len())).unwrap_or_default();
-                last_string = String::from_utf8_lossy(text).into_owned();
-            }
-            b':' => {
-                if let Some(name) = trail.last_mut() {
-                    *name = last_string.replace('~', "~0").replace('/', "~1");
-                }
-            }
-            b'{' => {
-                trail.push(String::new());
-                index.push(None);
-            }
-            b'[' => {
-                trail.push("0".to_owned());
-                index.push(Some(0));
-            }
-            b',' if position + 1 < end => {
-                if let (Some(Some(count)), Some(name)) = (index.last_mut(), trail.last_mut()) {
-                    *count += 1;
-                    *name = count.to_string();
-                }
-            }
-            b'}' | b']' if position + 1 < end => {
-                trail.pop();
-                index.pop();
-            }
-            _ => {}
-        }
-        position += 1;
-    }
-    trail.iter().filter(|name| !name.is_empty()).map(|name| format!("/{name}")).collect()
 }
 
 #[cfg(test)]
@@ -378,6 +330,38 @@ mod tests {
             pointer_of(r#"{"linux":{"namespaces":[{"type":"pid"},{"type":"moon"}]}}"#),
             "/linux/namespaces/1/type"
         );
+        // Of a member that is there twice, of an object that lacks one, and beside strings that hold brackets.
+        assert_eq!(pointer_of(r#"{"process":{"args":["a"],"cwd":"/","args":["b"]}}"#), "/process/args");
+        assert_eq!(
+            pointer_of(r#"{"mounts":[{"destination":"/a"},{"type":"}{","source":"a,b"}],"hostname":1}"#),
+            "/mounts/1"
+        );
+        assert_eq!(pointer_of(r#"{"annotations":{"a/b~":"\"[","c":"d"},"hostname":[]}"#), "/hostname");
+    }
+
+    #[test]
+    fn a_list_is_no_object() {
+        for (json, place) in [
+            ("[]", ""),
+            (r#"{"process":["sh"]}"#, "/process"),
+            (r#"{"process":{"user":[7,8]}}"#, "/process/user"),
+            (r#"{"process":{"capabilities":[[]]}}"#, "/process/capabilities"),
+            (r#"{"process":{"rlimits":[["RLIMIT_CORE",1,1]]}}"#, "/process/rlimits/0"),
+            (r#"{"root":["/rootfs",true]}"#, "/root"),
+            (r#"{"hooks":[]}"#, "/hooks"),
+            (r#"{"hooks":{"prestart":[["/bin/true"]]}}"#, "/hooks/prestart/0"),
+            (r#"{"mounts":[["/proc"]]}"#, "/mounts/0"),
+            (r#"{"linux":{"resources":[null]}}"#, "/linux/resources"),
+            (r#"{"linux":{"resources":{"memory":[1]}}}"#, "/linux/resources/memory"),
+            (r#"{"linux":{"timeOffsets":{"boottime":[1]}}}"#, "/linux/timeOffsets/boottime"),
+            (
+                r#"{"linux":{"seccomp":{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[[]]}}}"#,
+                "/linux/seccomp/syscalls/0",
+            ),
+        ] {
+            assert_eq!(pointer_of(json), place, "{json}");
+        }
+        assert!(parse::<Spec>(br#"{"process":{"user":{"uid":1}},"linux":{"moon":[[]]}}"#).is_ok());
     }
 
     #[test]
@@ -391,7 +375,8 @@ mod tests {
     #[test]
     fn deep_nesting_is_bounded() {
         let deep = format!("{{\"linux\":{{\"x\":{}", "[".repeat(100_000));
-        assert!(parse::<Spec>(deep.as_bytes()).is_err());
+        assert!(pointer_of(&deep).starts_with("/linux/x/0/0"));
+        assert_eq!(pointer_of(&deep).len(), "/linux/x".len() + 2 * 126);
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl Making {
     /// How many descriptors from 3 on the program gets.
     fn preserved(&self) -> Result<u32> {
         let count = self.preserve_fds.checked_add(socket_activation()).filter(|count| *count < 65_536);
-        count.ok_or_else(|| Error::new("--preserve-fds is too large"))
+        count.ok_or_else(|| Error::new("too many descriptors are to be passed on").hint(WHO_PASSES))
     }
 
     /// The flags as a request.
@@ -97,12 +97,17 @@ impl Making {
     }
 }
 
+/// What a descriptor may be passed on by.
+const WHO_PASSES: &str = "--preserve-fds and, of `create` and `run`, LISTEN_FDS say how many there are from 3 on";
+
 /// Nothing that the caller left open reaches a hook or the container by accident; what is to be passed on has to
 /// be open now.
 pub fn guard_descriptors(preserve_fds: u32) -> Result<()> {
     for number in 3..3 + preserve_fds.min(65_536) {
         set_close_on_exec(number as i32, true).map_err(|errno| {
-            Error::new(format!("--preserve-fds names the descriptor {number}, which is not open")).errno(errno)
+            Error::new(format!("descriptor {number}, which is to be passed on, is not open"))
+                .errno(errno)
+                .hint(WHO_PASSES)
         })?;
     }
     if close_on_exec_from(3).is_err() {

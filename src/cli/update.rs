@@ -1,7 +1,6 @@
 //! `kelson update`.
 
 use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use clap::Parser;
@@ -10,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Global, Verb};
 use crate::error::{Context, Error, Result};
-use crate::spec::{Resources, by_text, parse};
+use crate::spec::{self, Resources, by_text, parse};
 use crate::state::Store;
 use crate::update::{self, Request};
 
@@ -92,29 +91,34 @@ impl Verb for Update {
         let updated = update::update(store, &self.id, &Request { resources, rdt: self.rdt() });
         updated.map(|()| 0).map_err(|error| match file {
             Some(file) => error.of_file(file, "/linux/resources"),
-            None => error,
+            None => self.place(error),
         })
     }
 }
 
-/// The most that is read as JSON, in bytes.
-const MAX_LENGTH: u64 = 1 << 20;
-
 /// Reads a file, or standard input if it is `-`.
 fn read(path: &Path) -> Result<Resources> {
-    let mut bytes = Vec::new();
-    let mut all = |input: &mut dyn Read| input.take(MAX_LENGTH).read_to_end(&mut bytes);
-    let is_input = path == Path::new("-");
-    let done = if is_input { all(&mut std::io::stdin()) } else { File::open(path).and_then(|mut file| all(&mut file)) };
-    done.on_path("cannot read the new resources", path)?;
+    let bytes = if path == Path::new("-") {
+        spec::read(std::io::stdin(), 0, path)?
+    } else {
+        spec::read(File::open(path).on_path("cannot open the new resources", path)?, 0, path)?
+    };
     parse(&bytes).map_err(|error| error.of_file(path, ""))
 }
 
+/// A limit that was given as a flag.
+struct Limit<'a> {
+    section: &'static str,
+    field: &'static str,
+    flag: &'static str,
+    text: &'a str,
+    read: fn(&str) -> Option<Value>,
+}
+
 impl Update {
-    /// The flags, put where config.json has them.
-    fn flags_as_resources(&self) -> Result<Resources> {
-        let mut json = json!({});
-        for (section, field, flag, value, read) in [
+    /// The limits that are flags: where config.json has them, how they are called, and how they are read.
+    fn limits(&self) -> impl Iterator<Item = Limit<'_>> {
+        let limits = [
             ("blockIO", "weight", "blkio-weight", &self.blkio_weight, number as fn(&str) -> Option<Value>),
             ("cpu", "period", "cpu-period", &self.cpu_period, number),
             ("cpu", "quota", "cpu-quota", &self.cpu_quota, number),
@@ -131,8 +135,26 @@ impl Update {
             ("memory", "kernel", "kernel-memory", &self.kernel_memory, size),
             ("memory", "kernelTCP", "kernel-memory-tcp", &self.kernel_memory_tcp, size),
             ("pids", "limit", "pids-limit", &self.pids_limit, number),
-        ] {
-            let Some(text) = value.as_deref().filter(|text| !text.is_empty()) else { continue };
+        ];
+        limits.into_iter().filter_map(|(section, field, flag, value, read)| {
+            let text = value.as_deref().filter(|text| !text.is_empty())?;
+            Some(Limit { section, field, flag, text, read })
+        })
+    }
+
+    /// An error about what was given by a flag.
+    fn place(&self, error: Error) -> Error {
+        let limits =
+            self.limits().map(|limit| (limit.flag, format!("/linux/resources/{}/{}", limit.section, limit.field)));
+        let rdt = [("l3-cache-schema", "l3CacheSchema"), ("mem-bw-schema", "memBwSchema")];
+        let rdt = rdt.map(|(flag, field)| (flag, format!("/linux/intelRdt/{field}")));
+        limits.chain(rdt).fold(error, |error, (flag, pointer)| error.of_flag(&format!("--{flag}"), &pointer))
+    }
+
+    /// The flags, put where config.json has them.
+    fn flags_as_resources(&self) -> Result<Resources> {
+        let mut json = json!({});
+        for Limit { section, field, flag, text, read } in self.limits() {
             let wrong = || Error::new(format!("--{flag} cannot be {text:?}"));
             let value = read(text).ok_or_else(wrong)?;
             let section = json.as_object_mut().map(|all| all.entry(section).or_insert_with(|| Map::new().into()));

@@ -3,7 +3,7 @@
 use std::ffi::{CString, OsString};
 
 use crate::error::{Error, Result};
-use crate::process::capability;
+use crate::process::{capability, environment};
 use crate::spec::Process;
 
 /// What the command line changes of the process.
@@ -35,6 +35,7 @@ impl Changes {
         replace(&mut process.cwd, &self.cwd);
         replace(&mut process.apparmor_profile, &self.apparmor_profile);
         replace(&mut process.selinux_label, &self.selinux_label);
+        environment(&self.env).map_err(|error| error.of_flag("--env", "/process/env"))?;
         process.env.extend(self.env.iter().cloned());
         process.user.uid = self.uid.unwrap_or(process.user.uid);
         process.user.gid = self.gid.unwrap_or(process.user.gid);
@@ -42,6 +43,23 @@ impl Changes {
         process.no_new_privileges = self.no_new_privileges.unwrap_or(process.no_new_privileges);
         process.terminal |= self.terminal;
         self.add_capabilities(process)
+    }
+
+    /// An error of the process, told of the flag that it came by.
+    pub fn place(&self, error: Error) -> Error {
+        let given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+        [
+            (!self.args.is_empty(), "the command", "/process/args"),
+            (given(&self.cwd), "--cwd", "/process/cwd"),
+            (self.uid.is_some(), "--user", "/process/user/uid"),
+            (self.gid.is_some(), "--user", "/process/user/gid"),
+            (!self.additional_gids.is_empty(), "--additional-gids", "/process/user/additionalGids"),
+            (given(&self.apparmor_profile), "--apparmor", "/process/apparmorProfile"),
+            (given(&self.selinux_label), "--process-label", "/process/selinuxLabel"),
+        ]
+        .into_iter()
+        .filter(|(is_given, ..)| *is_given)
+        .fold(error, |error, (_, flag, pointer)| error.of_flag(flag, pointer))
     }
 
     /// Never to the inheritable set (CVE-2022-29162), and so not to the ambient one.

@@ -90,7 +90,7 @@ fn c_strings(strings: &[String], pointer: &str) -> Result<Vec<CString>> {
 }
 
 /// Each variable once, the last one given: what getenv(3) finds must not depend on the libc (runc does the same).
-fn environment(env: &[String]) -> Result<Vec<CString>> {
+pub fn environment(env: &[String]) -> Result<Vec<CString>> {
     let name = |variable: &str| variable.split_once('=').map_or(variable, |(name, _)| name).to_owned();
     for (index, variable) in env.iter().enumerate() {
         if !variable.contains('=') || variable.starts_with('=') {

@@ -16,7 +16,8 @@ use crate::error::{Error, Result};
 /// What execvp(3) searches where the environment has no PATH.
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
 
-/// Where the program of `args[0]` is, by the rules of execvp(3).
+/// Where the program of `args[0]` is, by the rules of execvp(3); but not relative to the working directory because of a
+/// PATH with a relative or empty part, which nobody means (runc refuses such a program, too).
 ///
 /// The words of the errors are those that engines look for (ENGINES.md): a missing program ends as exit code 127
 /// there, and one that may not be executed as 126.
@@ -31,9 +32,8 @@ pub fn find(process: &ProcessPlan) -> Result<CString> {
         return executable(as_path(name)).map(|()| name.clone()).map_err(|errno| refused(name, name, errno));
     }
     let mut denied = None;
-    for directory in path.split(|byte| *byte == b':') {
-        let directory = if directory.is_empty() { OsStr::new(".") } else { OsStr::from_bytes(directory) };
-        let candidate = Path::new(directory).join(as_path(name));
+    for directory in path.split(|byte| *byte == b':').filter(|directory| directory.starts_with(b"/")) {
+        let candidate = Path::new(OsStr::from_bytes(directory)).join(as_path(name));
         let candidate = CString::new(candidate.into_os_string().into_encoded_bytes()).map_err(|_| not_found())?;
         match executable(as_path(&candidate)) {
             Ok(()) => return Ok(candidate),

@@ -58,6 +58,12 @@ fn wrong_types_are_named_by_their_place() {
         ("/process/user/uid", json!(-1)),
         ("/process/user/gid", json!(4_294_967_296_u64)),
         ("/process/user/additionalGids", json!(["wheel"])),
+        ("/process/user", json!([7, 8])),
+        ("/process/capabilities", json!([[]])),
+        ("/root", json!(["rootfs", true])),
+        ("/hooks", json!([])),
+        ("/hooks", json!({"prestart": [["/bin/true"]]})),
+        ("/linux/resources", json!([null])),
         ("/process/rlimits/0/soft", json!(-1)),
         ("/process/noNewPrivileges", json!(1)),
         ("/root", json!("rootfs")),
@@ -195,6 +201,7 @@ fn json_bombs_are_bounded() {
         let deep = format!("{{\"linux\":{{\"x\":{}1{}}}}}", open.repeat(100_000), close.repeat(100_000));
         run(deep.as_bytes()).fails_with("");
     }
+    run(format!("{{\"a\":{}", "[".repeat(15 << 20)).as_bytes()).fails_with("not a valid configuration");
     run(format!("{{\"hostname\":\"{}\"}}", "x".repeat(15 << 20)).as_bytes()).fails_with("");
     run(format!("{{\"a\":\"{}\"}}", "x".repeat(17 << 20)).as_bytes()).fails_with("longer than 16 MiB");
     let file = fs::File::create(bundle.path.join("config.json")).unwrap();

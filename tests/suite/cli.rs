@@ -507,6 +507,8 @@ fn sockets_of_socket_activation_reach_the_program() {
     let env = seen["env"].to_string();
     assert!(env.contains("LISTEN_FDS=1") && env.contains("LISTEN_PID=1"), "{env}");
     assert!(seen["fds"].get("3").is_some());
+    let closed = script.replace("LISTEN_FDS=1", "LISTEN_FDS=9");
+    bundle.making("run", &[]).before(["/bin/sh", "-c", &closed, "sh"]).run().fails_with("LISTEN_FDS");
     // Meant for another process.
     let script = script.replace("LISTEN_PID=$$", "LISTEN_PID=1");
     let seen = bundle.making("run", &[]).before(["/bin/sh", "-c", &script, "sh"]).run().ok().json();

@@ -123,7 +123,7 @@ fn descriptors_are_preserved_when_asked_for() {
     assert_eq!(bundle.args(&["/bin/probe", "echo-fd", "3"]).run().ok().stdout, "passed on");
     bundle.wrapper.clear();
     drop(open_file);
-    bundle.run().fails_with("--preserve-fds names the descriptor 3, which is not open");
+    bundle.run().fails_with("descriptor 3, which is to be passed on, is not open");
 }
 
 #[test]

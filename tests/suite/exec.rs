@@ -128,7 +128,7 @@ fn a_process_is_read_from_a_file_or_a_pipe() {
         (json!({ "args": ["true"] }), "process.json /cwd)"),
         (json!({ "args": ["true"], "cwd": "/", "user": { "uid": u32::MAX } }), "process.json /user/uid)"),
         (json!({ "args": "true" }), "process.json /args)"),
-        (json!([]), "a list where an object belongs"),
+        (json!([]), "invalid type: sequence"),
     ] {
         write(process);
         bundle.exec(&["-p", path], &[]).run().exec_fails_with(text);
@@ -391,7 +391,7 @@ fn descriptors_are_preserved_when_asked_for() {
     let report = call(&["--preserve-fds", "2"], &["/bin/probe", "fds"]).ok().json();
     assert_eq!(report["fds"].as_object().unwrap().len(), 5, "{report}");
     assert_eq!(call(&["--preserve-fds=2"], &["/bin/probe", "echo-fd", "4"]).ok().stdout, "passed on");
-    call(&["--preserve-fds", "20"], &["true"]).exec_fails_with("--preserve-fds names the descriptor");
+    call(&["--preserve-fds", "20"], &["true"]).exec_fails_with("which is to be passed on, is not open");
     bundle.delete_by_force();
 }
 
@@ -620,5 +620,25 @@ fn a_container_of_one_mebibyte_takes_processes() {
     for _ in 0..10 {
         bundle.exec(&[], &["true"]).run().ok();
     }
+    bundle.delete_by_force();
+}
+
+#[test]
+fn a_wrong_value_of_a_flag_is_told_of_the_flag() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.args(&["/bin/sleep", "100"]).up();
+    for (flags, text) in
+        [(&["-e", "A"][..], "--env: "), (&["--cwd", "tmp"], "--cwd: "), (&["--cwd", "/nowhere"], "--cwd: ")]
+    {
+        let output = bundle.exec(flags, &["true"]).run();
+        assert_eq!(output.code, 255, "{flags:?}");
+        assert!(output.stderr.contains(text) && !output.stderr.contains("config.json"), "{flags:?} {output:?}");
+    }
+    let output = bundle.exec(&[], &["nothing"]).run().exec_fails_with("executable file not found in $PATH");
+    assert!(!output.stderr.contains("config.json"), "{output:?}");
+    let process = host.temp.join("process.json");
+    fs::write(&process, format!("{{\"a\":\"{}\"}}", "x".repeat(16 << 20))).unwrap();
+    bundle.exec(&["-p", process.to_str().unwrap()], &[]).run().exec_fails_with("longer than 16 MiB");
     bundle.delete_by_force();
 }

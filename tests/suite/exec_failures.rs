@@ -45,6 +45,13 @@ fn a_missing_program_and_one_that_is_none() {
     let host = Host::new();
     let mut bundle = host.bundle();
     fails(&mut bundle, "nosuch", "executable file not found in $PATH", "");
+    for path in ["PATH=", "PATH=:/nowhere", "PATH=bin:.", "PATH=/nowhere:"] {
+        bundle.config["process"]["env"] = json!([path]);
+        bundle.config["process"]["cwd"] = json!("/bin");
+        fails(&mut bundle, "true", "executable file not found in $PATH", "");
+    }
+    bundle.config["process"]["env"] = json!(["PATH=:/bin"]);
+    bundle.args(&["true"]).run().ok();
     fails(&mut bundle, "", "executable file not found in $PATH", "");
     fails(&mut bundle, "/no/such", "no such file or directory", "");
     fails(&mut bundle, "/etc", "permission denied", "it is a directory");

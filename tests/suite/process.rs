@@ -20,10 +20,10 @@ fn the_program_is_looked_up_in_path_and_gets_its_arguments() {
     bundle.args(&["prober", "true"]).run().fails_with("executable file not found in $PATH");
     bundle.config["process"]["env"] = json!(["PATH=/nowhere:/own"]);
     bundle.run().ok();
-    // An empty entry is the working directory, as in execvp(3).
+    // The working directory is not searched, whatever PATH says: as with runc.
     bundle.config["process"]["env"] = json!(["PATH=/nowhere:"]);
     bundle.config["process"]["cwd"] = json!("/own");
-    bundle.run().ok();
+    bundle.run().fails_with("executable file not found in $PATH");
     bundle.args(&["./prober", "true"]).run().ok();
 }
 

@@ -242,7 +242,11 @@ fn a_file_and_standard_input_have_the_fields_of_config_json() {
     for bad in ["", "[]", "{", "{\"pids\": {\"limit\": \"x\"}}"] {
         host.call(["update", "-r", "-", &bundle.id]).stdin(bad).run().fails_with("not a valid configuration");
     }
-    host.kelson(["update", "-r", "/nowhere", &bundle.id]).fails_with("cannot read the new resources");
+    host.kelson(["update", "-r", "/nowhere", &bundle.id]).fails_with("cannot open the new resources");
+    let long = format!("{{\"a\":\"{}\"}}", "x".repeat(16 << 20));
+    host.call(["update", "-r", "-", &bundle.id]).stdin(long).run().fails_with("longer than 16 MiB");
+    let output = host.kelson(["update", "--cpu-share", "1", &bundle.id]).fails_with("--cpu-share: ");
+    assert!(!output.stderr.contains("config.json"), "{output:?}");
     // The place is in what was given, not in config.json.
     let wrong = json!({"cpu": {"period": 1}, "memory": {"limit": "x"}}).to_string();
     host.call(["update", "-r", "-", &bundle.id]).stdin(wrong.clone()).run().fails_with("(- /memory/limit)");
