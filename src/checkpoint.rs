@@ -1,6 +1,5 @@
 //! `checkpoint`: the processes of a container written to image files, by criu.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -10,18 +9,19 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::stat;
 
 use crate::criu::message::Message;
+use crate::criu::mounts::{self, Bind, COVER, is_part};
 use crate::criu::service::Service;
-use crate::criu::{self, Directories, Task, mounts, option};
+use crate::criu::{self, Directories, Task, option};
 use crate::destroy::end;
 use crate::error::{Context, Error, Result};
-use crate::mount::{Kind, MountPlan};
+use crate::mount::{Kind, MountPlan, cgroupfs};
 use crate::mountinfo;
 use crate::namespace::Join;
 use crate::plan::{self, Plan, Settings};
 use crate::rootfs::mount_id;
 use crate::safepath::Root;
 use crate::state::{State, Status, Store};
-use crate::sys::fs::open;
+use crate::sys::fs::{canonical, open};
 use crate::sys::process::clone;
 
 /// What is asked for.
@@ -110,17 +110,53 @@ fn describe(options: Message, state: &State, pid: i32) -> Message {
 
 /// Names the mounts that are the host's.
 fn describe_mounts(options: Message, plan: &Plan, pid: i32) -> Result<Message> {
-    let path = format!("/proc/{pid}/mountinfo");
-    let table = fs::read(&path).on_path("cannot read the container's mounts", &path)?;
-    let table: Vec<_> = mountinfo::entries(&table).collect();
+    let (table, host) = (read_table(&pid.to_string())?, read_table("self")?);
+    let (table, host): (Vec<_>, Vec<_>) = (mountinfo::entries(&table).collect(), mountinfo::entries(&host).collect());
     let root = format!("/proc/{pid}/root");
     let root =
         open(Path::new(&root), OFlag::O_PATH | OFlag::O_DIRECTORY).on_path("cannot open", &root).map(Root::new)?;
-    let is_bind = |mount: &&MountPlan| matches!(mount.kind, Kind::Bind { .. }) && mount.link().is_none();
-    let binds = plan.mounts.iter().filter(is_bind);
-    let bound: BTreeSet<u64> = binds.filter_map(|mount| root.open(&mount.destination).ok()).map(mount_id).collect();
-    let of_host = mounts::of_host(&table, &bound, plan.cgroup_view.namespaced);
-    Ok(of_host.iter().fold(options, |options, place| mounts::add(options, place, place)))
+    let mount_at = |path: &Path| {
+        let id = mount_id(root.open(path).ok()?);
+        table.iter().find(|entry| entry.id == id)
+    };
+    let of_host = mounts::of_host(&table, &host, &binds(plan, |path| mount_at(path).map(|entry| &*entry.mount_point)))?;
+    let options = of_host.iter().fold(options, |options, place| mounts::add(options, place, place));
+    let masks = plan.rootfs.masked.iter().filter_map(|path| mount_at(path)).filter(|mask| is_part(mask, &table));
+    let masks = masks.filter(|mask| mask.mount_point != Path::new("/") && !of_host.contains(&mask.mount_point));
+    Ok(masks.fold(options, |options, mask| mounts::add(options, &mask.mount_point, Path::new(COVER))))
+}
+
+fn read_table(process: &str) -> Result<Vec<u8>> {
+    let path = format!("/proc/{process}/mountinfo");
+    fs::read(&path).on_path("cannot read the table of mounts", path)
+}
+
+/// The binds of the host's that a container has; `place` tells the mount point of what is at a path.
+fn binds<'a>(plan: &Plan, place: impl Fn(&Path) -> Option<&'a Path>) -> Vec<Bind> {
+    let of_mount = |mount: &MountPlan| match &mount.kind {
+        Kind::Bind { source, recursive } if mount.link().is_none() => {
+            let source = canonical(source).unwrap_or_else(|_| source.clone());
+            let bind = |place: &Path| Bind { place: place.into(), source, recursive: *recursive };
+            place(&mount.destination).map(bind).into_iter().collect()
+        }
+        Kind::Cgroup { .. } => host_cgroups(mount, plan),
+        _ => Vec::new(),
+    };
+    let root = Bind { place: "/".into(), source: plan.rootfs.path.clone(), recursive: true };
+    let devices = plan.devices.iter().flatten().filter(|_| plan.namespaces.has_user());
+    let devices =
+        devices.map(|device| Bind { place: device.path.clone(), source: device.path.clone(), recursive: false });
+    plan.mounts.iter().flat_map(of_mount).chain([root]).chain(devices).collect()
+}
+
+/// What a container without a cgroup namespace sees of the host's cgroups by a cgroup mount.
+pub fn host_cgroups(mount: &MountPlan, plan: &Plan) -> Vec<Bind> {
+    let bind = |part: MountPlan| match part.kind {
+        Kind::Bind { source, recursive } => Some(Bind { place: part.destination, source, recursive }),
+        _ => None,
+    };
+    let ways = if plan.cgroup_view.namespaced { Vec::new() } else { cgroupfs::expand(mount, &plan.cgroup_view) };
+    ways.into_iter().flatten().filter_map(bind).collect()
 }
 
 /// The names under which criu is told of network and pid namespaces that are not the container's own.

@@ -188,14 +188,14 @@ fn make(
             ours.send(&Message::Go)?;
         }
     }
-    set_from_outside(plan, pid, state)?;
+    set_from_outside(container, plan, pid, state)?;
     let now = starts_now(plan, request);
     if now {
         // Nobody could tell the moments apart in which it is made and started.
         state.is_ready = true;
         container.save(state)?;
     // Until init is ready it ends with this process; only hooks look for it before.
-    } else if state.rdt.is_some() || plan.hooks.are_needed_by_init() {
+    } else if plan.hooks.are_needed_by_init() {
         container.save(state)?;
     }
     trace::mark("state");
@@ -335,7 +335,7 @@ fn is_set_from_outside(plan: &Plan) -> bool {
 }
 
 /// What only the host's privileges can do to init.
-fn set_from_outside(plan: &Plan, pid: Pid, state: &mut State) -> Result<()> {
+fn set_from_outside(container: &Container, plan: &Plan, pid: Pid, state: &mut State) -> Result<()> {
     if let Some(process) = &plan.process {
         if plan.namespaces.has_user() {
             step("rlimits", process::rlimit::raise(&process.rlimits, pid))?;
@@ -345,9 +345,7 @@ fn set_from_outside(plan: &Plan, pid: Pid, state: &mut State) -> Result<()> {
             process::set_oom_score(&Procfs::host()?, &pid.to_string(), value)?;
         }
     }
-    if let Some(rdt) = &plan.rdt {
-        state.rdt = Some(step("intelRdt", rdt::apply(rdt, pid.as_raw()))?);
-    }
+    step("intelRdt", enter_resource_group(container, plan, pid.as_raw(), state))?;
     if !plan.net_devices.is_empty() {
         let joined = plan.namespaces.joined(libc::CLONE_NEWNET as u64);
         let path = joined.map_or_else(|| format!("/proc/{pid}/ns/net").into(), |join| join.path.clone());
@@ -355,6 +353,15 @@ fn set_from_outside(plan: &Plan, pid: Pid, state: &mut State) -> Result<()> {
         step("netDevices", netdev::move_devices(&plan.net_devices, namespace.as_fd()))?;
     }
     Ok(())
+}
+
+/// Puts init into the container's resource group, which is written down before it is made.
+pub fn enter_resource_group(container: &Container, plan: &Plan, pid: i32, state: &mut State) -> Result<()> {
+    let Some(rdt) = &plan.rdt else { return Ok(()) };
+    let group = rdt::prepare(rdt)?;
+    state.rdt = Some(group.clone());
+    container.save(state)?;
+    rdt::apply(rdt, &group, pid)
 }
 
 /// Serves init until it is ready, or with `now` until it is the program: then its end of the wire closes.

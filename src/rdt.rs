@@ -37,7 +37,7 @@ struct Schema {
     lines: String,
 }
 
-/// What [`apply`] did, to be kept with the container's state for [`join`] and [`remove`].
+/// What [`apply`] does, to be kept with the container's state for [`join`] and [`remove`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RdtState {
@@ -45,7 +45,7 @@ pub struct RdtState {
     pub group: PathBuf,
     /// That directory, if it goes with the container: made by kelson and named after the container.
     pub directory: Option<PathBuf>,
-    /// The directory of the monitoring group, made by kelson.
+    /// The directory of the container's monitoring group.
     pub monitoring_group: Option<PathBuf>,
 }
 
@@ -124,19 +124,28 @@ fn check_line(line: &str) -> Result<()> {
     Ok(())
 }
 
-/// Puts process `pid` into its group, which is made and set up first where the specification says so.
+/// What [`apply`] will make for the container alone: to be kept with its state before that.
 ///
-/// Errors: resctrl is not mounted; a group named by `closID` does not exist and there are no schemata for it, or
-/// has others than these; the monitoring group exists already; the kernel refuses, with its own words. On failure
-/// what was made is removed again.
-pub fn apply(plan: &RdtPlan, pid: i32) -> Result<RdtState> {
+/// Errors: resctrl is not mounted; the monitoring group exists already.
+pub fn prepare(plan: &RdtPlan) -> Result<RdtState> {
     let path = "/proc/self/mountinfo";
     let mountinfo = fs::read(path).on_path("cannot read the mount table", path)?;
     let root = find_mount(&mountinfo).ok_or_else(|| {
         Error::new("the resctrl file system is not mounted")
             .hint("mount -t resctrl resctrl /sys/fs/resctrl, if the processor and the kernel support it")
     });
-    root.and_then(|root| apply_below(&root, plan, pid)).map_err(|error| error.pointer("/linux/intelRdt"))
+    root.and_then(|root| prepare_below(&root, plan)).map_err(|error| error.pointer("/linux/intelRdt"))
+}
+
+fn prepare_below(root: &Path, plan: &RdtPlan) -> Result<RdtState> {
+    let group = root.join(&plan.group);
+    let monitoring_group = plan.monitoring_group.as_ref().map(|name| group.join("mon_groups").join(name));
+    if let Some(directory) = monitoring_group.as_ref().filter(|directory| directory.exists()) {
+        let error = Error::new("the monitoring group exists already").path(directory);
+        return Err(error.pointer(pointer("enableMonitoring")));
+    }
+    let directory = (!plan.shared && !group.is_dir()).then(|| group.clone());
+    Ok(RdtState { group, directory, monitoring_group })
 }
 
 /// The mount point of the first whole resctrl file system in a mountinfo file (`proc_pid_mountinfo(5)`).
@@ -145,18 +154,18 @@ fn find_mount(table: &[u8]) -> Option<PathBuf> {
     mountinfo::entries(table).find(is_whole).map(|entry| entry.mount_point)
 }
 
-fn apply_below(root: &Path, plan: &RdtPlan, pid: i32) -> Result<RdtState> {
-    let group = root.join(&plan.group);
-    let made = reach(plan, &group)?;
-    let mut state = RdtState { directory: made.then(|| group.clone()), group, monitoring_group: None };
-    if let Err(error) = set_up(root, plan, &mut state, pid) {
-        let _ = remove(&state);
-        return Err(error);
-    }
-    if plan.shared {
-        state.directory = None;
-    }
-    Ok(state)
+/// Puts process `pid` into its group, which is made and set up first where the specification says so.
+///
+/// Errors: a group named by `closID` does not exist and there are no schemata for it, or has others than these; the
+/// kernel refuses, with its own words. On failure what was made is removed again.
+pub fn apply(plan: &RdtPlan, state: &RdtState, pid: i32) -> Result<()> {
+    let set_up = || {
+        let made = reach(plan, &state.group)?;
+        set_up(plan, state, made, pid).inspect_err(|_| {
+            let _ = remove(&RdtState { directory: made.then(|| state.group.clone()), ..state.clone() });
+        })
+    };
+    set_up().map_err(|error| error.pointer("/linux/intelRdt"))
 }
 
 /// Makes the group, unless it is there or must be; returns whether it was made.
@@ -177,29 +186,27 @@ fn no_group(group: &Path) -> Error {
         .hint("make it, or set schemata to have it made")
 }
 
-fn set_up(root: &Path, plan: &RdtPlan, state: &mut RdtState, pid: i32) -> Result<()> {
-    if plan.shared && state.directory.is_none() {
-        compare(root, plan, &state.group)?;
+fn set_up(plan: &RdtPlan, state: &RdtState, made: bool, pid: i32) -> Result<()> {
+    if plan.shared && !made {
+        compare(plan, &state.group)?;
     }
     write_schemata(&plan.schemata, &state.group)?;
-    if let Some(name) = &plan.monitoring_group {
-        let directory = state.group.join("mon_groups").join(name);
-        refused(make_directory(&directory), "cannot make the monitoring group", &directory)
+    if let Some(directory) = &state.monitoring_group {
+        refused(make_directory(directory), "cannot make the monitoring group", directory)
             .map_err(|error| error.pointer(pointer("enableMonitoring")))?;
-        state.monitoring_group = Some(directory);
     }
     join(state, pid)
 }
 
 /// Refuses a group that exists with other L3 cache or memory bandwidth schemata than the configuration's.
-fn compare(root: &Path, plan: &RdtPlan, group: &Path) -> Result<()> {
+fn compare(plan: &RdtPlan, group: &Path) -> Result<()> {
     let wanted: Vec<_> = plan.schemata.iter().filter(|schema| schema.member != "schemata").collect();
     if wanted.is_empty() {
         return Ok(());
     }
     let path = group.join("schemata");
     let existing = fs::read_to_string(&path).on_path("cannot read the schemata of the existing group", &path)?;
-    let granularity = fs::read_to_string(root.join("info/MB/bandwidth_gran")).unwrap_or_default();
+    let granularity = read_above(group, "info/MB/bandwidth_gran").unwrap_or_default();
     let granularity = granularity.trim().parse().unwrap_or(1);
     let Some(schema) = wanted.into_iter().find(|schema| !agrees(&schema.lines, &existing, granularity)) else {
         return Ok(());
@@ -323,11 +330,19 @@ fn refused<T>(result: io::Result<T>, what: &str, path: &Path) -> Result<T> {
     if result.is_ok() {
         return result.context(|| what);
     }
-    let status = path.ancestors().find_map(|directory| fs::read_to_string(directory.join("info/last_cmd_status")).ok());
-    match status.as_deref().map(str::trim).filter(|status| !["", "ok"].contains(status)) {
+    match read_above(path, "info/last_cmd_status")
+        .as_deref()
+        .map(str::trim)
+        .filter(|status| !["", "ok"].contains(status))
+    {
         Some(text) => result.on_path(format!("{what}: the kernel says {text:?}"), path),
         None => result.on_path(what, path),
     }
+}
+
+/// A file of the file system's root that is above `path`.
+fn read_above(path: &Path, name: &str) -> Option<String> {
+    path.ancestors().find_map(|directory| fs::read_to_string(directory.join(name)).ok())
 }
 
 #[cfg(test)]

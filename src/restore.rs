@@ -13,17 +13,17 @@ use nix::sys::stat::stat;
 use nix::unistd::{Pid, fchdir};
 
 use crate::cgroup;
-use crate::checkpoint::external_namespace;
-use crate::create::{self, check_interrupt, enter_scope, write_pid_file};
+use crate::checkpoint::{external_namespace, host_cgroups};
+use crate::create::{self, check_interrupt, enter_resource_group, enter_scope, write_pid_file};
 use crate::criu::message::Message;
-use crate::criu::mounts::{self, Bind};
+use crate::criu::mounts::{self, Bind, COVER};
 use crate::criu::service::{Notification, Service};
 use crate::criu::{self, Directories, Task, option};
 use crate::destroy::remove_ended;
 use crate::error::{Context, Error, Result};
 use crate::foreground::Foreground;
 use crate::mount::source::clone_path;
-use crate::mount::{Kind, MountPlan, attach, cgroupfs};
+use crate::mount::{Kind, MountPlan, attach};
 use crate::plan::{self, Plan, Settings};
 use crate::rootfs::{self, RootfsPlan};
 use crate::safepath::{Leaf, Places, Procfs, Root, descriptor_path};
@@ -35,7 +35,7 @@ use crate::sys::mount::set_propagation;
 use crate::sys::process::{CLONE_NEWTIME, inherited};
 use crate::trace::step;
 use crate::wire::{Wire, send_descriptors};
-use crate::{hook, log, mountinfo, namespace, rdt, tty};
+use crate::{hook, log, mountinfo, namespace, process, tty};
 
 /// What is asked for.
 pub struct Request {
@@ -61,7 +61,7 @@ pub fn restore(store: &Store, request: &Request) -> Result<i32> {
     let program = criu::program()?;
     let has_terminal = plan.process.as_ref().is_some_and(|process| process.terminal);
     let (terminal, console) = tty::console(has_terminal, request.console_socket.as_deref(), request.detach)?;
-    let foreground = if request.detach { None } else { Some(Foreground::of_container(request.no_subreaper)?) };
+    let mut foreground = if request.detach { None } else { Some(Foreground::of_container(request.no_subreaper)?) };
     interrupt::catch();
     let mut container = store.reserve(&request.id)?;
     let mut state = State { is_restored: true, ..create::first_state(&request.id, bundle, spec, &plan) };
@@ -73,10 +73,11 @@ pub fn restore(store: &Store, request: &Request) -> Result<i32> {
     let pid = create::or_undo(&container, &state, made)?;
     interrupt::hold();
     drop(console);
+    let taken = foreground.as_mut().map_or(Ok(()), |foreground| foreground.take_terminal(terminal));
+    create::or_undo(&container, &state, taken)?;
     container.unlock();
     log::flush();
-    let Some(mut foreground) = foreground else { return Ok(0) };
-    foreground.take_terminal(terminal)?;
+    let Some(foreground) = foreground else { return Ok(0) };
     let code = foreground.wait(pid);
     remove_ended(store, &state)?;
     Ok(code)
@@ -125,10 +126,7 @@ fn make(
     service.end();
     let pid = result.map_err(|error| directories.explain(error))?;
     step("cgroup", plan.cgroup.limit_processes())?;
-    if let Some(rdt) = &plan.rdt {
-        state.rdt = Some(step("intelRdt", rdt::apply(rdt, pid))?);
-        container.save(state)?;
-    }
+    step("intelRdt", enter_resource_group(container, plan, pid, state))?;
     Ok(Pid::from_raw(pid))
 }
 
@@ -163,6 +161,7 @@ fn serve(
                 )
             }
             ("post-restore", _) => settle(container, state, pid),
+            ("pre-resume", _) => check_privileges(plan, state),
             ("orphan-pts-master", Some(master)) => console.map_or(Ok(()), |console| {
                 send_descriptors(console, b"/dev/ptmx", &[master.as_raw_fd()])
                     .context(|| "cannot send the terminal's descriptor")
@@ -182,6 +181,15 @@ fn settle(container: &Container, state: &mut State, pid: i32) -> Result<()> {
         state.namespaces |= CLONE_NEWTIME;
     }
     container.save(state)
+}
+
+/// An error if the images give the first process more than the configuration does. It does not run then: criu cannot do
+/// without it, but once let go it stops, until the container is ended.
+fn check_privileges(plan: &Plan, state: &State) -> Result<()> {
+    let (Some(process), Some(init)) = (&plan.process, state.init) else { return Ok(()) };
+    process::restored::check(process, plan.confinement.seccomp.is_some(), init.pid).inspect_err(|_| {
+        let _ = init.signal(libc::SIGSTOP);
+    })
 }
 
 /// Has criu put the processes into the cgroups that its own process is in.
@@ -256,7 +264,7 @@ fn prepare_mounts(plan: &Plan) -> Result<Vec<(PathBuf, PathBuf)>> {
     let mut sources = mounts::sources(&table, &binds);
     // What covers masked files, but for those that criu has as a file system of the container's. By this name runc has
     // them all.
-    let null = Path::new("/dev/null");
+    let null = Path::new(COVER);
     let covers = plan.rootfs.masked.iter().map(PathBuf::as_path).chain([null]);
     sources.extend(covers.map(|path| (path.to_owned(), null.to_owned())));
     if plan.namespaces.has_user() {
@@ -285,18 +293,9 @@ fn place(mount: &MountPlan, plan: &Plan, root: &Root) -> Result<Vec<Bind>> {
         Kind::Filesystem { .. } if !is_made_by_criu => {
             attach::find(mount, &Places::new(root), Leaf::Directory).map(|_| Vec::new())
         }
-        Kind::Cgroup { .. } if !plan.cgroup_view.namespaced => Ok(host_cgroups(mount, plan)),
+        Kind::Cgroup { .. } => Ok(host_cgroups(mount, plan)),
         _ => Ok(Vec::new()),
     }
-}
-
-/// What a container without a cgroup namespace sees of the host's cgroups.
-fn host_cgroups(mount: &MountPlan, plan: &Plan) -> Vec<Bind> {
-    let bind = |part: MountPlan| match part.kind {
-        Kind::Bind { source, recursive } => Some(Bind { place: part.destination, source, recursive }),
-        _ => None,
-    };
-    cgroupfs::expand(mount, &plan.cgroup_view).into_iter().flatten().filter_map(bind).collect()
 }
 
 /// Mounts a bind mount; its place in the container, without symbolic links.

@@ -1,6 +1,6 @@
 //! `run`: create and start in one, and in the foreground a wait for the end with signals and terminal passed on.
 
-use crate::create::{Created, Request, check_interrupt, create};
+use crate::create::{Created, Request, check_interrupt, create, or_undo};
 use crate::destroy::{end, remove_ended};
 use crate::error::Result;
 use crate::foreground::{Foreground, KILLED};
@@ -33,8 +33,8 @@ pub fn run(store: &Store, mut request: Request, options: Options) -> Result<i32>
     let mut foreground = Foreground::of_container(options.no_subreaper)?;
     let mut created = create(store, &request)?;
     interrupt::hold();
-    check_interrupt().or_else(|error| end(&created.container, &created.state).and(Err(error)))?;
-    foreground.take_terminal(created.terminal.take())?;
+    let taken = foreground.take_terminal(created.terminal.take());
+    or_undo(&created.container, &created.state, taken.and_then(|()| check_interrupt()))?;
     foreground.notifications = created.notifications.take();
     start(&created)?;
     // The container may run for long: others may kill and delete it meanwhile.

@@ -157,7 +157,8 @@ impl Capabilities {
     }
 }
 
-fn names(mask: u64) -> impl Iterator<Item = &'static str> {
+/// The names of those in a set.
+pub fn names(mask: u64) -> impl Iterator<Item = &'static str> {
     NAMES.iter().enumerate().filter(move |(number, _)| mask & 1 << number != 0).map(|(_, name)| *name)
 }
 

@@ -6,6 +6,7 @@ pub mod cpu_list;
 mod explain;
 pub mod identity;
 pub mod program;
+pub mod restored;
 pub mod rlimit;
 pub mod schedule;
 

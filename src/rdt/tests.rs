@@ -35,7 +35,9 @@ impl Layout {
     }
 
     fn apply(&self, json: &str) -> Result<RdtState> {
-        apply_below(&self.0, &planned(json), 42)
+        let plan = planned(json);
+        let state = prepare_below(&self.0, &plan)?;
+        apply(&plan, &state, 42).map(|()| state)
     }
 }
 
@@ -125,6 +127,17 @@ fn an_existing_class_is_joined_and_left() {
     assert!(layout.0.join("class").is_dir());
     assert_eq!(layout.apply(r#"{"closID":"/"}"#).unwrap().directory, None);
     assert_eq!(layout.read("tasks"), "42");
+}
+
+#[test]
+fn what_will_be_made_for_the_container_alone_is_known_before() {
+    let layout = Layout::new("prepare");
+    let prepared = |json: &str| prepare_below(&layout.0, &planned(json)).unwrap();
+    assert_eq!(prepared("{}").directory, Some(layout.0.join("c1")));
+    assert_eq!(prepared(r#"{"closID":"new","schemata":["L3:0=f"]}"#).directory, None, "others' too");
+    let monitored = prepared(r#"{"closID":"class","enableMonitoring":true}"#);
+    assert_eq!(monitored.monitoring_group, Some(layout.0.join("class/mon_groups/c1")));
+    assert!(!layout.0.join("c1").exists() && !layout.0.join("class/mon_groups/c1").exists(), "nothing is made");
 }
 
 #[test]

@@ -52,6 +52,19 @@ fn restore(bundle: &Bundle, host: &Host, flags: &[&str]) -> Output {
     bundle.making("restore", &[&["--image-path", &images], flags].concat()).run()
 }
 
+/// Lets what is run in a container mount.
+fn may_mount(bundle: &mut Bundle) {
+    for set in ["bounding", "effective", "permitted"] {
+        bundle.config["process"]["capabilities"][set].as_array_mut().unwrap().push(json!("CAP_SYS_ADMIN"));
+    }
+}
+
+/// What a tool prints in a container, where it has to work.
+#[track_caller]
+fn busybox(bundle: &Bundle, words: &[&str]) -> String {
+    bundle.exec(&[], &[&["/bin/busybox"], words].concat()).run().ok().stdout
+}
+
 #[test]
 fn a_container_goes_on_where_it_was_checkpointed() {
     let host = Host::new();
@@ -161,6 +174,140 @@ fn what_is_the_hosts_is_bound_again() {
         ("1".into(), "changed".into(), "changed".into())
     );
     bundle.exec(&[], &["/bin/sh", "-c", "echo x >/one/file"]).run().fails_with("Read-only file system");
+    bundle.delete_by_force();
+}
+
+#[test]
+fn a_bind_of_the_rootfs_itself_is_made_again() {
+    let host = Host::new();
+    if !has_criu(&host) {
+        return;
+    }
+    let mut bundle = counter(&host);
+    let outside = host.temp.join("outside");
+    for directory in
+        [&bundle.rootfs.join("a"), &bundle.rootfs.join("b"), &bundle.rootfs.join("c"), &outside.join("sub")]
+    {
+        fs::create_dir_all(directory).unwrap();
+    }
+    fs::write(bundle.rootfs.join("a/file"), "of the rootfs").unwrap();
+    fs::write(outside.join("sub/file"), "of the host").unwrap();
+    bundle.mount("/outside", "bind", &outside, &["bind"]);
+    bundle.writable();
+    bundle.config["linux"]["readonlyPaths"].as_array_mut().unwrap().push(json!("/etc"));
+    may_mount(&mut bundle);
+    bundle.up();
+    busybox(&bundle, &["mount", "-o", "bind", "/a", "/b"]);
+    busybox(&bundle, &["mount", "-o", "bind", "/outside/sub", "/c"]);
+    busybox(&bundle, &["mount", "-t", "tmpfs", "tmpfs", "/outside/sub"]);
+    busybox(&bundle, &["touch", "/outside/sub/kept"]);
+    checkpoint(&bundle, &host, &[]).ok();
+    restore(&bundle, &host, &["--detach"]).ok();
+    assert_eq!(busybox(&bundle, &["cat", "/b/file", "/c/file"]), "of the rootfsof the host");
+    busybox(&bundle, &["test", "-e", "/outside/sub/kept"]);
+    bundle.exec(&[], &["/bin/sh", "-c", "echo x >/etc/x"]).run().fails_with("Read-only file system");
+    bundle.delete_by_force();
+}
+
+#[test]
+fn what_could_not_be_mounted_again_is_refused_and_the_container_goes_on() {
+    let host = Host::new();
+    if !has_criu(&host) {
+        return;
+    }
+    let mut bundle = counter(&host);
+    bundle.mount("/outside", "bind", host.temp.join("outside"), &["bind"]);
+    fs::create_dir_all(host.temp.join("outside")).unwrap();
+    may_mount(&mut bundle);
+    bundle.up();
+    let pid = bundle.pid();
+    for (kind, place, why) in
+        [("tmpfs", "/outside", "mounted over a mount of the host's"), ("ramfs", "/tmp", "unsupported")]
+    {
+        busybox(&bundle, &["mount", "-t", kind, "none", place]);
+        let output = checkpoint(&bundle, &host, &[]).fails_with(why);
+        assert!(output.stderr.contains(place), "{output:?}");
+        let before = count(&bundle);
+        wait_until("it goes on counting", || count(&bundle) > before);
+        assert_eq!(bundle.pid(), pid);
+        busybox(&bundle, &["umount", place]);
+    }
+    checkpoint(&bundle, &host, &[]).ok();
+    restore(&bundle, &host, &["--detach"]).ok();
+    bundle.delete_by_force();
+}
+
+#[test]
+fn masks_are_found_where_links_lead_to() {
+    let host = Host::new();
+    if !has_criu(&host) {
+        return;
+    }
+    let mut bundle = counter(&host);
+    std::os::unix::fs::symlink("etc", bundle.rootfs.join("link")).unwrap();
+    bundle.config["linux"]["maskedPaths"] = json!(["/proc/kcore", "/link/passwd"]);
+    bundle.up();
+    checkpoint(&bundle, &host, &[]).ok();
+    restore(&bundle, &host, &["--detach"]).ok();
+    let output = bundle.exec(&[], &["/bin/cat", "/etc/passwd"]).run();
+    assert!(!output.stdout.contains("root"), "{output:?}");
+    bundle.delete_by_force();
+}
+
+#[test]
+fn images_that_give_more_than_the_configuration_are_refused() {
+    let host = Host::new();
+    if !has_criu(&host) {
+        return;
+    }
+    let mut bundle = counter(&host);
+    bundle.config["process"]["noNewPrivileges"] = json!(false);
+    let given = bundle.config.clone();
+    bundle.up();
+    let pid = bundle.pid();
+    checkpoint(&bundle, &host, &[]).ok();
+    host.reap(pid);
+    let filter =
+        json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{ "names": ["swapon"], "action": "SCMP_ACT_ERRNO" }] });
+    for (pointer, value, why) in [
+        ("/process/capabilities", json!({ "bounding": ["CAP_KILL"] }), "CAP_NET_BIND_SERVICE"),
+        ("/process/noNewPrivileges", json!(true), "no_new_privs is not set"),
+        ("/linux/seccomp", filter, "there is no seccomp filter"),
+    ] {
+        bundle.config = given.clone();
+        let (parent, name) = pointer.rsplit_once('/').unwrap();
+        bundle.config.pointer_mut(parent).unwrap()[name] = value;
+        restore(&bundle, &host, &["--detach"]).fails_with(why);
+        host.kelson(["state", &bundle.id]).fails_with("does not exist");
+        assert_eq!(host.wait_for_no_differences(), Vec::<String>::new(), "{pointer}");
+    }
+    bundle.config = given;
+    restore(&bundle, &host, &["--detach"]).ok();
+    bundle.delete_by_force();
+}
+
+#[test]
+fn a_process_that_was_confined_is_restored_as_such() {
+    let host = Host::new();
+    if !has_criu(&host) {
+        return;
+    }
+    let mut bundle = counter(&host);
+    bundle.config["linux"]["seccomp"] =
+        json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{ "names": ["swapon"], "action": "SCMP_ACT_ERRNO" }] });
+    bundle.up();
+    let status = |bundle: &Bundle| {
+        let text = fs::read_to_string(format!("/proc/{}/status", bundle.pid())).unwrap();
+        let names = ["Cap", "NoNewPrivs", "Seccomp:"];
+        text.lines()
+            .filter(|line| names.iter().any(|name| line.starts_with(name)))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let before = status(&bundle);
+    checkpoint(&bundle, &host, &[]).ok();
+    restore(&bundle, &host, &["--detach"]).ok();
+    assert_eq!(status(&bundle), before);
     bundle.delete_by_force();
 }
 

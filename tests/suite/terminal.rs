@@ -146,6 +146,18 @@ fn a_run_in_the_foreground_relays_the_callers_terminal() {
 }
 
 #[test]
+fn a_terminal_that_cannot_be_set_up_leaves_no_container() {
+    let host = Host::new();
+    let bundle = with_terminal(&host, "sleep 100");
+    // The first call is for what the master is set to, the second sets it.
+    let (fault, trace) = (program("fault"), host.temp.join("trace"));
+    let fault = [fault.to_str().unwrap(), trace.to_str().unwrap(), "0:ioctl/2=EIO", "-", "--"];
+    bundle.making("run", &[]).before(fault).run().fails_with("cannot set up the container's terminal");
+    host.kelson(["state", &bundle.id]).fails_with("does not exist");
+    assert_eq!(host.wait_for_no_differences(), Vec::<String>::new());
+}
+
+#[test]
 fn without_a_terminal_of_the_callers_a_run_relays_its_standard_streams() {
     let host = Host::new();
     let bundle = with_terminal(&host, "read line; echo got $line; exit 6");
