@@ -174,7 +174,7 @@ fn make(
         if plan.waits_for_scope() {
             ours.send(&Message::Go)?;
         }
-        pid = follow_stage(plan, pid, &ours, &state.cgroup)?;
+        pid = follow_stage(plan, (pid, pidfd.as_ref()), &ours, &state.cgroup)?;
         drop(awaited);
         pidfd = pidfd_open(pid).ok();
         awaited = Awaited::new(pidfd.as_ref());
@@ -311,9 +311,14 @@ fn launch(
 }
 
 /// Serves the stage until it has made init, whose id is returned.
-fn follow_stage(plan: &Plan, stage: Pid, wire: &Wire, cgroup: &CgroupState) -> Result<Pid> {
+fn follow_stage(
+    plan: &Plan,
+    (stage, pidfd): (Pid, Option<&OwnedFd>),
+    wire: &Wire,
+    cgroup: &CgroupState,
+) -> Result<Pid> {
     let pid = loop {
-        match wire.receive()? {
+        match wire.receive_from(pidfd)? {
             Some(Message::MapIds) => {
                 step("id maps", namespace::write_id_maps(&plan.namespaces, stage))?;
                 wire.send(&Message::Go)?;

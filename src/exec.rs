@@ -165,9 +165,9 @@ fn add(plan: &Plan, cgroups: &[String], console: Option<OwnedFd>) -> Result<(Pid
     }
     let (ours, theirs) = Wire::pair()?;
     let mut inherited = stage::Inherited { wire: theirs, init: pidfd, console, cgroup_files: Vec::new() };
-    let (stage, ours) = launch(plan, joined, &mut inherited, ours, cgroups.is_empty())?;
+    let (stage, stage_pidfd, ours) = launch(plan, joined, &mut inherited, ours, cgroups.is_empty())?;
     drop(inherited);
-    follow(plan, stage, &ours)
+    follow(plan, (stage, stage_pidfd), &ours)
 }
 
 /// Makes the stage. This process's end of the wire stays here alone, as in `create`.
@@ -177,7 +177,7 @@ fn launch(
     inherited: &mut stage::Inherited,
     ours: Wire,
     may_fall_back: bool,
-) -> Result<(Pid, Wire)> {
+) -> Result<(Pid, Option<OwnedFd>, Wire)> {
     let (cgroup, init) = (&plan.state.cgroup, plan.state.init.map_or(0, |init| init.pid));
     let mut cloned = cgroups.clone_into(0);
     if matches!(cloned, Err(Errno::EBUSY | Errno::ENODEV | Errno::EOPNOTSUPP | Errno::EACCES)) && may_fall_back {
@@ -188,9 +188,9 @@ fn launch(
         cloned = step("cgroup", join::without_unified(cgroup, init))?.clone_into(0);
     }
     match cloned.context(|| "cannot make a process in the container's cgroup").map_err(|error| error.step("cgroup"))? {
-        (Forked::Parent { pid, .. }, _) => {
+        (Forked::Parent { pid, pidfd }, _) => {
             trace::mark("clone");
-            Ok((pid, ours))
+            Ok((pid, pidfd, ours))
         }
         (Forked::Child, files) => {
             drop(ours);
@@ -201,9 +201,9 @@ fn launch(
 }
 
 /// Serves the stage, and then the process that it has made, until that has become its program.
-fn follow(plan: &Plan, stage: Pid, wire: &Wire) -> Result<(Pid, OwnedFd)> {
+fn follow(plan: &Plan, (stage, pidfd): (Pid, Option<OwnedFd>), wire: &Wire) -> Result<(Pid, OwnedFd)> {
     let pid = loop {
-        match wire.receive()? {
+        match wire.receive_from(pidfd.as_ref())? {
             Some(Message::Warning(text)) => log::warn(text),
             Some(Message::Init(pid)) => break Pid::from_raw(pid),
             Some(Message::Failed(error)) => return Err(reaped(error)),

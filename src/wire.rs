@@ -4,13 +4,15 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::poll::PollFlags;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, sendmsg,
-    socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr, recvmsg,
+    sendmsg, shutdown, socketpair,
 };
 use nix::unistd::{Pid, read, write};
 
 use crate::error::{Context, Error, Result};
+use crate::sys::poll::{Place, poll};
 use crate::sys::process;
 
 /// The longest message: an error with long paths.
@@ -114,6 +116,19 @@ impl Wire {
                 Err(errno) => Err(Error::new("cannot receive from the container's start").errno(errno)),
             };
         }
+    }
+
+    /// The same, and nothing either when `sender` has ended: whom it has left behind may hold the other end, and learns
+    /// so that nobody goes on.
+    pub fn receive_from(&self, sender: Option<&OwnedFd>) -> Result<Option<Message>> {
+        let mut places = [Place::new(Some(self), PollFlags::POLLIN), Place::new(sender, PollFlags::POLLIN)];
+        while poll(&mut places, -1) == Err(Errno::EINTR) {}
+        // What it had said before comes first.
+        let _ = poll(&mut places[..1], 0);
+        if !places[0].is_ready() {
+            let _ = shutdown(self.0.as_raw_fd(), Shutdown::Both);
+        }
+        self.receive()
     }
 
     /// Waits for the other side's word to go on.

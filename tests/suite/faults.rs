@@ -227,3 +227,24 @@ fn a_container_that_cannot_be_looked_at_has_not_gone() {
     }
     clean_up(&host, &bundle, "nothing failed");
 }
+
+#[test]
+fn a_stage_that_is_killed_leaves_nobody_waiting() {
+    let host = Host::new();
+    let mut staged = sleeper(&host);
+    user_namespace(&mut staged, 100_000);
+    namespace(&mut staged, "time", None);
+    let bundle = sleeper(&host);
+    bundle.up();
+    let exec = bundle.exec(&["--detach"], &["true"]);
+    for (name, call) in [("create", staged.making("create", &[])), ("exec", exec)] {
+        let mut killed = 0;
+        for count in 1..MANY {
+            let Some(output) = with_fault(&host, &call, &format!("0.1:write/{count}=KILL")) else { break };
+            killed += usize::from(output.code != 0);
+            staged.delete(true);
+        }
+        assert!(killed > 0, "{name}");
+    }
+    clean_up(&host, &bundle, "stages were killed");
+}
