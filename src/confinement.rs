@@ -88,6 +88,10 @@ pub fn keyring_name(id: &str) -> Result<CString> {
     CString::new(format!("_ses.{id}")).map_err(|_| Error::new("an id cannot hold a NUL byte"))
 }
 
+/// What may be wrong where a process ends before its program and does not say why.
+pub const FORBIDDEN_BY_FILTER: &str =
+    "its seccomp profile may forbid execve(2), or the calls by which it says what went wrong (write)";
+
 /// What loading a seccomp filter takes: CAP_SYS_ADMIN.
 const FOR_FILTERS: u64 = 1 << 21;
 

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 
 use crate::cgroup::systemd::Starting;
 use crate::cgroup::{CgroupState, Cgroups};
-use crate::confinement::become_untraceable;
+use crate::confinement::{self, become_untraceable};
 use crate::destroy::end;
 use crate::error::{Context, Error, Result};
 use crate::init::{self, Inherited, Start};
@@ -411,10 +411,9 @@ pub fn how_it_ended(pid: Pid) -> String {
 fn died(pid: Pid, cgroup: &CgroupState) -> Error {
     let how = how_it_ended(pid);
     let error = Error::new(format!("the container's init {how} before it was ready"));
-    if how.contains("SIGSYS") || how.contains("SIGSEGV") {
-        error.hint(
-            "its seccomp profile forbids a call of the start itself: set noNewPrivileges, which has it loaded last",
-        )
+    // By which it ends where it may not otherwise (sys::process::exit_or_crash), or with no word where it may not write.
+    if ["SIGSYS", "SIGILL", "SIGTRAP", "status 1"].iter().any(|end| how.contains(end)) {
+        error.hint(confinement::FORBIDDEN_BY_FILTER)
     } else if let Some(why) = cgroup.out_of_memory(0) {
         error.pointer("/linux/resources/memory/limit").hint(why)
     } else if how.contains("SIGKILL") {

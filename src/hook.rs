@@ -148,11 +148,8 @@ fn spawn(hook: &Hook, directory: &Path) -> Result<Child> {
         command.env_clear().envs(env.iter().filter_map(|variable| variable.split_once('=')));
     }
     command.env_remove(SEALED);
-    // Not the runtime's, who holds signals back while it works.
-    sys::signal::unblock_in(&mut command);
-    if directory.is_dir() {
-        command.current_dir(directory);
-    }
+    // The runtime holds signals back while it works.
+    sys::process::start_afresh(&mut command, directory);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     command.spawn().on_path("cannot run a hook", &hook.path)
 }

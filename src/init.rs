@@ -101,7 +101,7 @@ fn story(plan: &Plan, inherited: &mut Inherited) -> Result<Infallible> {
     drop((terminal, mounted, procfs));
     drop(root);
     wait_for_start(inherited)?;
-    let mut late = Some(take_agent(plan, inherited));
+    let mut late = (!is_told_early(plan, process)).then(|| take_agent(plan, inherited, Status::Created));
     if !plan.hooks.start_container.is_empty() {
         // They are the image's, and leave what they like behind: confined as the program is.
         step("seccomp", plan.confinement.load_filter(process, late.take()))?;
@@ -231,11 +231,18 @@ fn become_the_process(
         process.schedule.set(Pid::from_raw(0))?;
     }
     crate::process::rlimit::apply(&process.rlimits, |_| true)?;
-    plan.confinement.become_user(process, prepared, (root, &inherited.wire), None)
+    let early = is_told_early(plan, process).then(|| take_agent(plan, inherited, Status::Creating));
+    plan.confinement.become_user(process, prepared, (root, &inherited.wire), early)
 }
 
-fn take_agent(plan: &Plan, inherited: &mut Inherited) -> Agent {
-    let state = if plan.confinement.has_agent() { inherited.state.to_oci(Status::Created) } else { Vec::new() };
+/// Whether the seccomp agent gets its descriptor while the container is created, as from runc: an agent may serve one
+/// connection after the other, or not live until the start. With noNewPrivileges runc's gets it at the start, too.
+fn is_told_early(plan: &Plan, process: &ProcessPlan) -> bool {
+    plan.confinement.has_agent() && plan.confinement.filter_takes_privileges(process)
+}
+
+fn take_agent(plan: &Plan, inherited: &mut Inherited, status: Status) -> Agent {
+    let state = if plan.confinement.has_agent() { inherited.state.to_oci(status) } else { Vec::new() };
     Agent { socket: inherited.agent.take(), state, ..Agent::default() }
 }
 

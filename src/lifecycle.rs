@@ -11,11 +11,11 @@ use std::os::fd::AsRawFd;
 
 use crate::destroy::{destroy, end, kill_init};
 use crate::error::{Context, Error, Result};
-use crate::hook;
 use crate::notify::{self, Proxy};
 use crate::safepath::descriptor_path;
 use crate::state::{Container, Init, START_SOCKET, State, Status, Store, does_not_exist};
 use crate::wire::{Message, Wire};
+use crate::{confinement, hook};
 
 /// Starts a created container: tells its init to go on, and waits until it has become the program.
 /// With a `manager` (the value of NOTIFY_SOCKET) it also waits until the program says that it is ready, or ends.
@@ -60,9 +60,9 @@ pub fn go(wire: &Wire, state: &State) -> Result<()> {
     wire.send(&Message::Go)?;
     match wire.receive()? {
         None if state.init.is_some_and(Init::ended_before_exec) => {
-            Err(Error::new("the container's init ended before it had executed the program").step("exec").hint(
-                "its seccomp profile may forbid execve(2), or the calls by which it says what went wrong (write)",
-            ))
+            Err(Error::new("the container's init ended before it had executed the program")
+                .step("exec")
+                .hint(confinement::FORBIDDEN_BY_FILTER))
         }
         None => Ok(()),
         Some(Message::Failed(error)) => Err(error),

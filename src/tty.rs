@@ -13,7 +13,7 @@ use nix::poll::PollFlags;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::{FileStat, SFlag, fstat, makedev};
 use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
-use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, read, setsid, write};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, isatty, read, setsid, write};
 
 use crate::error::{Context, Error, Result};
 use crate::safepath::{Leaf, Root, file_type, open_within};
@@ -278,13 +278,16 @@ impl Drop for Relay {
 /// The standard output, where a write to it does not wait: a terminal that is full must not keep signals from the
 /// container. The caller's own description of it stays as it is.
 fn own_output() -> std::io::Result<OwnedFd> {
-    let may_fill = fstat(stdout()).is_ok_and(|stat| matches!(file_type(&stat), SFlag::S_IFCHR | SFlag::S_IFIFO));
+    // To open a pty's master is to make another one, and other devices may do something, too.
+    let is_end =
+        |stat: &FileStat| is_character(stat) && stat.st_rdev != makedev(5, 2) && isatty(stdout()).unwrap_or(false);
+    let may_fill = fstat(stdout()).is_ok_and(|stat| file_type(&stat) == SFlag::S_IFIFO || is_end(&stat));
     let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let own = if may_fill { sys::fs::open("/proc/self/fd/1", flags).ok() } else { None };
     own.map_or_else(|| stdout().as_fd().try_clone_to_owned(), Ok)
 }
 
-/// A panic aborts, and nothing is dropped then.
+/// A panic ends the program, and nothing is dropped then.
 fn restore_on_panic(saved: Termios) {
     let (saved, report) = (Mutex::new(saved), std::panic::take_hook());
     std::panic::set_hook(Box::new(move |panic| {

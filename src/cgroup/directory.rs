@@ -148,20 +148,23 @@ pub fn claim(list: &OwnedFd, path: &Path, is_new: bool, found: &BTreeSet<PathBuf
     // A lock that goes with the last descriptor, the child's copy too.
     #[allow(deprecated)]
     let locked = flock(list.as_raw_fd(), FlockArg::LockExclusiveNonblock);
-    if locked == Err(Errno::EWOULDBLOCK) || !is_new && !found.contains(path) {
-        return Err(in_use(path));
+    if locked == Err(Errno::EWOULDBLOCK) {
+        return Err(in_use(path, "a container is being made in it, or somebody holds a lock on its list of processes"));
+    }
+    if !is_new && !found.contains(path) {
+        return Err(in_use(path, "another container may use it"));
     }
     if is_new { Ok(()) } else { check_unused(path) }
 }
 
-fn in_use(path: &Path) -> Error {
-    Error::new("container's cgroup is not empty").path(path).hint("another container may use it")
+fn in_use(path: &Path, hint: &str) -> Error {
+    Error::new("container's cgroup is not empty").path(path).hint(hint)
 }
 
 /// Refuses a cgroup that exists already with processes in it or below it, or frozen.
 pub fn check_unused(path: &Path) -> Result<()> {
     if !processes_below(path).is_empty() {
-        return Err(in_use(path));
+        return Err(in_use(path, "another container may use it"));
     }
     if is_frozen(path) {
         return Err(Error::new("container's cgroup unexpectedly frozen").path(path));

@@ -111,7 +111,7 @@ impl Seccomp {
                 "the seccomp profile leaves sendmsg or close to the agent, which cannot be told of it then",
             )
             .pointer("/linux/seccomp")
-            .hint("set noNewPrivileges, which has the filter loaded last")),
+            .hint("set noNewPrivileges, with which an exec loads the filter last")),
             (Some(listener), Some(agent)) => {
                 listener::load_then_send(|| self.load_program(), &agent, &listener.message(state, None)?)
             }

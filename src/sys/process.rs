@@ -1,7 +1,11 @@
 //! Processes: `clone3(2)`, pidfds, `close_range(2)`, capabilities, keyrings, resource limits of others.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -334,7 +338,7 @@ pub fn exec_descriptor(
     // SAFETY: both lists are null-terminated arrays of C strings, made by `pointers`.
     unsafe { libc::syscall(libc::SYS_execveat, fd, c"".as_ptr(), arguments, environment, libc::AT_EMPTY_PATH) };
     let errno = Errno::last();
-    let Ok(path) = std::ffi::CString::new(format!("/proc/self/fd/{fd}")) else { return errno };
+    let Ok(path) = CString::new(format!("/proc/self/fd/{fd}")) else { return errno };
     if matches!(errno, Errno::ENOSYS | Errno::EPERM) {
         // SAFETY: the same lists, and a path that ends in NUL.
         unsafe { libc::execve(path.as_ptr(), arguments, environment) };
@@ -366,16 +370,28 @@ pub fn exit_or_crash(status: i32) -> ! {
     std::process::abort()
 }
 
+/// Has a program start with no signal blocked, whichever are in this process; and in `directory`, where it can be entered.
+pub fn start_afresh(command: &mut Command, directory: &Path) {
+    let directory = CString::new(directory.as_os_str().as_bytes()).unwrap_or_default();
+    // SAFETY: two system calls, which are async-signal-safe, on a string that is there already.
+    unsafe {
+        command.pre_exec(move || {
+            super::signal::unblock();
+            libc::chdir(directory.as_ptr());
+            Ok(())
+        })
+    };
+}
+
 /// A list of C strings as `execve(2)` takes it: ended by a null pointer.
 pub fn pointers(strings: &[impl AsRef<CStr>]) -> Vec<*const libc::c_char> {
     strings.iter().map(|string| string.as_ref().as_ptr()).chain([std::ptr::null()]).collect()
 }
 
 /// The arguments and environment of this process, as they lie in memory: nothing is copied or decoded.
-pub fn own_environment() -> Vec<std::ffi::CString> {
-    use std::os::unix::ffi::OsStrExt;
+pub fn own_environment() -> Vec<CString> {
     std::env::vars_os()
-        .filter_map(|(name, value)| std::ffi::CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())
+        .filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())
         .collect()
 }
 

@@ -1,9 +1,6 @@
 //! Signals, the real-time ones too, some of which the C library keeps for itself: `sigfillset(3)` and `sigaction(3)` leave
 //! them out.
 
-use std::os::unix::process::CommandExt;
-use std::process::Command;
-
 use nix::sys::signal::SigSet;
 
 /// Every signal there is.
@@ -29,18 +26,8 @@ pub fn reset() {
     unblock();
 }
 
-/// Has a program start with no signal blocked, whichever are in this process.
-pub fn unblock_in(command: &mut Command) {
-    // SAFETY: one system call, which is async-signal-safe.
-    unsafe {
-        command.pre_exec(|| {
-            unblock();
-            Ok(())
-        })
-    };
-}
-
-fn unblock() {
+/// Blocks none.
+pub fn unblock() {
     let (how, none) = (libc::SIG_SETMASK, 0_u64);
     let nothing = std::ptr::null_mut::<libc::c_void>();
     // SAFETY: an empty mask of the size that the kernel has it in.

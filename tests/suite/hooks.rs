@@ -1,12 +1,14 @@
 //! Hooks of all six kinds: when they run, what they see, and what becomes of the container when one fails.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use crate::harness::{Bundle, Host, is_alive, program, seconds, wait_until};
+use crate::support::user_namespace;
 
 const KINDS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
 /// Those that run while the container is created.
@@ -367,7 +369,7 @@ fn a_hook_without_arguments_is_called_by_its_path() {
     let file = host.temp.join("args");
     let script = host.temp.join("hook");
     fs::write(&script, format!("#!/bin/sh\necho \"$0 $# $PATH\" > {}\n", file.display())).unwrap();
-    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
     bundle.config["hooks"] = json!({"createRuntime": [{"path": script}]});
     bundle.run().ok();
     let text = fs::read_to_string(&file).unwrap();
@@ -428,4 +430,18 @@ fn what_a_hook_says_does_not_reach_a_terminal_as_it_is() {
         let output = bundle.run().fails_with("owned");
         assert!(!output.stderr.trim().contains(char::is_control), "{output:?}");
     }
+}
+
+#[test]
+fn a_hook_runs_where_the_bundle_cannot_be_entered() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    user_namespace(&mut bundle, 100_000);
+    let elsewhere = host.temp.join("elsewhere");
+    fs::rename(&bundle.rootfs, &elsewhere).unwrap();
+    bundle.config["root"]["path"] = json!(elsewhere);
+    bundle.config["hooks"]["createContainer"] = json!([{"path": "/bin/true"}]);
+    fs::set_permissions(&bundle.path, fs::Permissions::from_mode(0o700)).unwrap();
+    bundle.run().ok();
+    fs::rename(&elsewhere, &bundle.rootfs).unwrap();
 }

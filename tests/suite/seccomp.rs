@@ -297,7 +297,7 @@ fn an_agent_gets_the_state_and_decides() {
     let host = Host::new();
     let mut bundle = host.bundle();
     bundle.writable().config["annotations"] = json!({"a": "b"});
-    both_ways(&mut bundle, |bundle, _| {
+    both_ways(&mut bundle, |bundle, no_new_privileges| {
         let agent = with_agent(&host, bundle, "28");
         bundle.args(&["/bin/mkdir", "/tmp/made"]);
         let output = bundle.run();
@@ -313,7 +313,7 @@ fn an_agent_gets_the_state_and_decides() {
         assert_eq!(state["pid"], message["pid"]);
         assert_eq!(state["bundle"], json!(bundle.path));
         assert_eq!(state["annotations"], json!({"a": "b"}));
-        assert_eq!(state["status"], "created");
+        assert_eq!(state["status"], if no_new_privileges { "created" } else { "creating" });
         assert_eq!(lines.len(), 3, "one call: {lines:?}");
     });
 }
@@ -435,6 +435,15 @@ fn an_agent_that_goes_before_the_start_makes_it_fail() {
     bundle.create().ok();
     drop(agent);
     bundle.start().fails_with("/linux/seccomp/listenerPath");
+    bundle.delete_by_force();
+    // Without noNewPrivileges it was told by the create.
+    let agent = with_agent(&host, &mut bundle, "continue");
+    set(&mut bundle.config, "/process/noNewPrivileges", json!(false));
+    bundle.create().ok();
+    wait_until("it has the descriptor", || agent.stdout().lines().count() > 1);
+    drop(agent);
+    bundle.start().ok();
+    host.reap_container(&bundle);
     bundle.delete_by_force();
 }
 

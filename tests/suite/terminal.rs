@@ -379,3 +379,23 @@ fn a_container_goes_on_when_nobody_takes_its_output() {
     assert_eq!(output.stdout.trim(), "line 0");
     assert_eq!(fs::read_to_string(bundle.rootfs.join("tmp/end")).unwrap(), "done\n");
 }
+
+#[test]
+fn output_to_a_terminals_master_arrives_at_its_other_end() {
+    let host = Host::new();
+    let bundle = with_terminal(&host, "echo hello");
+    bundle.write_config();
+    let pty = openpty(None, None).unwrap();
+    let status = Command::new(program("kelson"))
+        .arg("--root")
+        .arg(&host.root)
+        .args(["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id])
+        .stdin(std::process::Stdio::null())
+        .stdout(pty.master.try_clone().unwrap())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let mut text = [0; 16];
+    let length = nix::unistd::read(&pty.slave, &mut text).unwrap();
+    assert!(text[..length].starts_with(b"hello"), "{text:?}");
+}
