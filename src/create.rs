@@ -284,7 +284,8 @@ fn launch(
     inherited: &mut Inherited,
     ours: Wire,
 ) -> Result<(Pid, Option<OwnedFd>, Wire)> {
-    // Nor may those trace it who are in the namespaces that it joins. Without privileges its id maps could not be written.
+    // Nor may those trace it, or what it makes here, who are in the namespaces that are joined. Without privileges the id
+    // maps could not be written.
     if nix::unistd::geteuid().is_root() {
         become_untraceable()?;
     }
@@ -369,6 +370,13 @@ pub fn enter_resource_group(container: &Container, plan: &Plan, pid: i32, state:
     rdt::apply(rdt, &group, pid)
 }
 
+/// Runs the hooks that belong to the runtime's namespaces.
+pub fn run_runtime_hooks(plan: &Plan, state: &State) -> Result<()> {
+    // What the validation suite and crun have in this deprecated hook.
+    hook::run_all("prestart", &plan.hooks.prestart, &state.to_oci(Status::Created), &state.bundle)?;
+    hook::run_all("createRuntime", &plan.hooks.create_runtime, &state.to_oci(Status::Creating), &state.bundle)
+}
+
 /// Serves init until it is ready, or with `now` until it is the program: then its end of the wire closes.
 fn wait_until_ready(plan: &Plan, pid: Pid, state: &State, wire: &Wire, now: bool) -> Result<()> {
     loop {
@@ -377,10 +385,7 @@ fn wait_until_ready(plan: &Plan, pid: Pid, state: &State, wire: &Wire, now: bool
             None if now && !state.init.is_some_and(Init::ended_before_exec) => return Ok(()),
             Some(Message::Warning(text)) => log::warn(text),
             Some(Message::RunHooks) => {
-                let oci_state = state.to_oci(Status::Creating);
-                // What the validation suite and crun have in this deprecated hook.
-                hook::run_all("prestart", &plan.hooks.prestart, &state.to_oci(Status::Created), &state.bundle)?;
-                hook::run_all("createRuntime", &plan.hooks.create_runtime, &oci_state, &state.bundle)?;
+                run_runtime_hooks(plan, state)?;
                 match wire.send(&Message::HooksRan(pid.as_raw())) {
                     // An init that has gone meanwhile shows when nothing more is received.
                     Err(error) if error.os_error() != Some(Errno::EPIPE) => return Err(error),

@@ -104,7 +104,9 @@ fn story(plan: &Plan, inherited: &mut Inherited) -> Result<Infallible> {
     let mut late = (!is_told_early(plan, process)).then(|| take_agent(plan, inherited, Status::Created));
     if !plan.hooks.start_container.is_empty() {
         // They are the image's, and leave what they like behind: confined as the program is.
-        step("seccomp", plan.confinement.load_filter(process, late.take()))?;
+        if let Some(agent) = late.take() {
+            step("seccomp", plan.confinement.load_filter_late(process, agent))?;
+        }
         hook::run_all("startContainer", &plan.hooks.start_container, &created, Path::new("."))?;
     }
     plan.confinement.execute(process, &program, inherited.preserve_fds, late)
@@ -129,11 +131,13 @@ fn begin(plan: &Plan, inherited: &mut Inherited) -> Result<()> {
     tty::begin_session()
 }
 
-/// Not where without privileges the id maps or the clocks of this process have yet to be written: they could not, then.
+/// Not where the id maps or the clocks of this process have yet to be written: without privileges they could not, then.
+/// Root's runtime is so already, and this process with it. Not to be asked here who the user is: the answer changes when
+/// the ids are mapped.
 fn become_untraceable_early(plan: &Plan) -> Result<()> {
     let namespaces = &plan.namespaces;
     let is_written_to = namespaces.has_new(libc::CLONE_NEWUSER as u64) || !namespaces.time_offsets.is_empty();
-    if is_written_to && !nix::unistd::geteuid().is_root() { Ok(()) } else { become_untraceable() }
+    if is_written_to { Ok(()) } else { become_untraceable() }
 }
 
 fn close_lock(inherited: &mut Inherited) {

@@ -145,14 +145,19 @@ fn inherit_cpuset(place: &Path) -> Result<()> {
 /// Takes a cgroup for a container that is being made, as long as `list`, a file of it, is open: another that is being
 /// made at the same time, of which no process is in it yet, must not take it too.
 pub fn claim(list: &OwnedFd, path: &Path, is_new: bool, found: &BTreeSet<PathBuf>) -> Result<()> {
+    // Before the lock, which is for whoever has just made it.
+    if !is_new && !found.contains(path) {
+        return Err(in_use(path, "another container may use it"));
+    }
     // A lock that goes with the last descriptor, the child's copy too.
     #[allow(deprecated)]
     let locked = flock(list.as_raw_fd(), FlockArg::LockExclusiveNonblock);
     if locked == Err(Errno::EWOULDBLOCK) {
+        if is_new {
+            // Whoever was faster takes it for one that was there before, and would leave it.
+            mark(path);
+        }
         return Err(in_use(path, "a container is being made in it, or somebody holds a lock on its list of processes"));
-    }
-    if !is_new && !found.contains(path) {
-        return Err(in_use(path, "another container may use it"));
     }
     if is_new { Ok(()) } else { check_unused(path) }
 }

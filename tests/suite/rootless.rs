@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::harness::{Bundle, Host, Output, skip};
-use crate::support::{fails_at, set};
+use crate::support::{STRACE, fails_at, has_strace, set};
 
 const UID: u32 = 1000;
 const DROP: [&str; 5] = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "--inh-caps=-all"];
@@ -115,6 +115,21 @@ fn files_of_root_are_not_readable_through_the_runtime() {
     let mut bundle = bundle_of_user(&host);
     bundle.mount("/tmp", "bind", &secret, &["bind"]).args(&["/bin/cat", "/tmp/file"]);
     run(&bundle).unwrap().fails_with("Permission denied");
+}
+
+/// Between its user ids and its group ids were mapped, it took itself for root, and became untraceable.
+#[test]
+fn ids_are_mapped_while_init_begins() {
+    if !has_strace() {
+        return;
+    }
+    let host = Host::new();
+    let mut bundle = bundle_of_user(&host);
+    let slow = ["inject=write:delay_exit=20000", "-e", "inject=prctl:delay_exit=30000"];
+    let tracer = [STRACE, "-f", "-o", "/dev/null", "-e", "trace=prctl,write", "-e"].iter().chain(&slow);
+    bundle.wrapper.splice(0..0, tracer.map(Into::into));
+    let Some(output) = run(bundle.args(&["/bin/true"])) else { return };
+    output.ok();
 }
 
 #[test]
