@@ -185,12 +185,16 @@ impl Confinement {
     ) -> Result<Program> {
         process.capabilities.limit_bounding()?;
         process.identity.apply(prepared.may_set_groups)?;
-        let is_late = early.is_none() && self.filter_takes_privileges(process);
-        if early.is_some() {
-            capability::raise_all()?;
-            step("seccomp", self.load(early))?;
-        }
-        for warning in process.capabilities.apply(if is_late { FOR_FILTERS } else { 0 })? {
+        let kept = match early {
+            Some(agent) => {
+                capability::raise_all()?;
+                step("seccomp", self.load_filter(agent))?;
+                0
+            }
+            None if self.filter_takes_privileges(process) => FOR_FILTERS,
+            None => 0,
+        };
+        for warning in process.capabilities.apply(kept)? {
             wire.send(&Message::Warning(warning))?;
         }
         if !prepared.entered && !enter_directory(root, &process.cwd)? {
@@ -212,19 +216,18 @@ impl Confinement {
 
     /// Loads the seccomp filter as late as can be, so that it need not allow what the start itself does: of that only
     /// capset(2) comes after, where [`Self::become_user`] has kept a privilege for it, and execve(2).
-    pub fn load_filter(&self, process: &ProcessPlan, agent: Option<Agent>) -> Result<()> {
+    pub fn load_filter_late(&self, process: &ProcessPlan, agent: Agent) -> Result<()> {
         if !self.filter_takes_privileges(process) {
-            return self.load(agent);
+            return self.load_filter(agent);
         }
-        let last = process.capabilities.without_kept()?;
-        capability::raise_all()?;
-        self.load(agent)?;
-        sys::set_capabilities(last).context(|| "cannot set the capabilities")
+        let own = capability::raise_all()?;
+        self.load_filter(agent)?;
+        sys::set_capabilities(process.capabilities.without_kept(own)).context(|| "cannot set the capabilities")
     }
 
-    fn load(&self, agent: Option<Agent>) -> Result<()> {
+    fn load_filter(&self, agent: Agent) -> Result<()> {
         let Some(seccomp) = &self.seccomp else { return Ok(()) };
-        let Agent { socket, state, pid, alone } = agent.unwrap_or_default();
+        let Agent { socket, state, pid, alone } = agent;
         if alone { seccomp.load_alone(socket, &state) } else { seccomp.load(socket, &state, pid) }
     }
 
@@ -237,8 +240,8 @@ impl Confinement {
         late: Option<Agent>,
     ) -> Result<Infallible> {
         step("exec", prepare_exec(preserve_fds))?;
-        if late.is_some() {
-            step("seccomp", self.load_filter(process, late))?;
+        if let Some(agent) = late {
+            step("seccomp", self.load_filter_late(process, agent))?;
         }
         let Err(errno) = execve(&program.path, &process.args, &program.env);
         Err(program::refused(&process.args[0], &program.path, errno).pointer("/process/args/0").step("exec"))

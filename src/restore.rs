@@ -28,14 +28,14 @@ use crate::plan::{self, Plan, Settings};
 use crate::rootfs::{self, RootfsPlan};
 use crate::safepath::{Leaf, Places, Procfs, Root, descriptor_path};
 use crate::spec::Spec;
-use crate::state::{Container, Init, State, Status, Store};
+use crate::state::{Container, Init, State, Store};
 use crate::sys::fs::{canonical, open};
 use crate::sys::interrupt::{self, Awaited};
 use crate::sys::mount::set_propagation;
 use crate::sys::process::{CLONE_NEWTIME, inherited};
 use crate::trace::step;
 use crate::wire::{Wire, send_descriptors};
-use crate::{hook, log, mountinfo, namespace, process, tty};
+use crate::{log, mountinfo, namespace, process, tty};
 
 /// What is asked for.
 pub struct Request {
@@ -152,13 +152,7 @@ fn serve(
             ("setup-namespaces", _) => {
                 state.init = Some(Init::of(pid)?);
                 container.save(state)?;
-                hook::run_all("prestart", &plan.hooks.prestart, &state.to_oci(Status::Created), &state.bundle)?;
-                hook::run_all(
-                    "createRuntime",
-                    &plan.hooks.create_runtime,
-                    &state.to_oci(Status::Creating),
-                    &state.bundle,
-                )
+                create::run_runtime_hooks(plan, state)
             }
             ("post-restore", _) => settle(container, state, pid),
             ("pre-resume", _) => check_privileges(plan, state),

@@ -123,10 +123,12 @@ impl Wire {
     pub fn receive_from(&self, sender: Option<&OwnedFd>) -> Result<Option<Message>> {
         let mut places = [Place::new(Some(self), PollFlags::POLLIN), Place::new(sender, PollFlags::POLLIN)];
         while poll(&mut places, -1) == Err(Errno::EINTR) {}
-        // What it had said before comes first.
-        let _ = poll(&mut places[..1], 0);
         if !places[0].is_ready() {
-            let _ = shutdown(self.0.as_raw_fd(), Shutdown::Both);
+            // What it has said just before its end comes first.
+            let _ = poll(&mut places[..1], 0);
+            if !places[0].is_ready() {
+                let _ = shutdown(self.0.as_raw_fd(), Shutdown::Both);
+            }
         }
         self.receive()
     }

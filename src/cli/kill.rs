@@ -36,7 +36,8 @@ impl Verb for Kill {
     }
 }
 
-/// A signal by number or name, 0 for a mere look whether somebody is there, with or without `SIG`; real-time ones as `RTMIN+3` and `RTMAX-3`.
+/// A signal by number, 0 for a mere look whether somebody is there, or by name, with or without `SIG`; real-time ones as
+/// `RTMIN+3` and `RTMAX-3`.
 fn parse_signal(text: &str) -> Result<i32> {
     const MIN: i32 = 34;
     const MAX: i32 = 64;

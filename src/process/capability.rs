@@ -95,11 +95,12 @@ pub fn plan(sets: Option<&spec::Capabilities>) -> (Capabilities, Vec<String>) {
     (capabilities, warnings)
 }
 
-/// Makes every capability that is permitted effective: a change of user has made none so.
-pub fn raise_all() -> Result<()> {
+/// Makes every capability that is permitted effective: a change of user has made none so. Returns the sets before.
+pub fn raise_all() -> Result<sys::CapabilitySets> {
     let own = sys::capabilities().context(|| "cannot read the runtime's own capabilities")?;
     sys::set_capabilities(sys::CapabilitySets { effective: own.permitted, ..own })
-        .context(|| "cannot raise the runtime's own capabilities")
+        .context(|| "cannot raise the runtime's own capabilities")?;
+    Ok(own)
 }
 
 impl Capabilities {
@@ -150,10 +151,9 @@ impl Capabilities {
         Ok(names(missing).map(|name| format!("the runtime itself has no {name}, so the container gets none")).collect())
     }
 
-    /// The sets that this process has, but for what was kept.
-    pub fn without_kept(&self) -> Result<sys::CapabilitySets> {
-        let own = sys::capabilities().context(|| "cannot read the runtime's own capabilities")?;
-        Ok(sys::CapabilitySets { permitted: own.permitted & self.permitted, ..own })
+    /// The sets that [`Self::apply`] has set, without what it has kept.
+    pub fn without_kept(&self, own: sys::CapabilitySets) -> sys::CapabilitySets {
+        sys::CapabilitySets { permitted: own.permitted & self.permitted, ..own }
     }
 }
 

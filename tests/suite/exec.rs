@@ -8,8 +8,8 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::descriptors::receive;
-use crate::harness::{Bundle, Host, View, is_alive, program, wait_until};
-use crate::support::{namespace, set, user_namespace};
+use crate::harness::{Bundle, Host, View, is_alive, wait_until};
+use crate::support::{agent, namespace, set, user_namespace};
 use crate::terminal::{accept, read_all};
 
 /// A container that sleeps.
@@ -535,12 +535,7 @@ fn the_seccomp_agent_is_told_of_the_process() {
     for no_new_privileges in [true, false] {
         let mut bundle = host.bundle();
         let socket = host.temp.join("agent.sock");
-        let _ = fs::remove_file(&socket);
-        let agent = || {
-            let agent = host.command([program("agent").as_os_str(), socket.as_os_str(), "continue".as_ref()]).spawn();
-            wait_until("the agent listens", || agent.stdout().contains("listening"));
-            agent
-        };
+        let agent = || agent(&host, &socket, "continue");
         set(&mut bundle.config, "/process/noNewPrivileges", json!(no_new_privileges));
         set(
             &mut bundle.config,
@@ -551,7 +546,6 @@ fn the_seccomp_agent_is_told_of_the_process() {
         bundle.args(&["/bin/sleep", "1000"]);
         let first = agent();
         bundle.up();
-        fs::remove_file(&socket).unwrap();
         let second = agent();
         let script = "mkdir /tmp/x 2>/dev/null; echo $?";
         bundle.exec(&["--pid-file", "pid"], &["sh", "-c", script]).run().ok();
@@ -619,6 +613,8 @@ fn a_container_of_one_mebibyte_takes_processes() {
     bundle.args(&["/bin/sleep", "1000"]).up();
     for _ in 0..10 {
         bundle.exec(&[], &["true"]).run().ok();
+        // The kernel takes its time to free what it held for a process that has ended.
+        std::thread::sleep(std::time::Duration::from_millis(100));
     }
     bundle.delete_by_force();
 }

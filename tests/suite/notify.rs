@@ -22,7 +22,7 @@ impl Manager {
     fn new(host: &Host) -> Self {
         let path = host.temp.join("manager");
         let socket = UnixDatagram::bind(&path).unwrap();
-        socket.set_read_timeout(Some(seconds(10))).unwrap();
+        socket.set_read_timeout(Some(seconds(60))).unwrap();
         Self { path, socket }
     }
 

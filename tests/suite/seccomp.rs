@@ -6,9 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Host, Running, program, skip, wait_until};
+use crate::harness::{Bundle, Host, Running, skip, wait_until};
 use crate::limits::has;
-use crate::support::{fails_at, set};
+use crate::support::{agent, fails_at, set};
 
 const POINTER: &str = "/linux/seccomp";
 
@@ -281,9 +281,7 @@ fn libc_enosys() -> i32 {
 /// An agent at `agent` in the test's directory, and the profile that leaves making directories to it.
 fn with_agent(host: &Host, bundle: &mut Bundle<'_>, answer: &str) -> Running {
     let path = host.temp.join("agent");
-    let _ = fs::remove_file(&path);
-    let agent = host.command([program("agent").as_os_str(), path.as_os_str(), answer.as_ref()]).spawn();
-    wait_until("the agent listens", || agent.stdout().contains("listening"));
+    let agent = agent(host, &path, answer);
     let mut notify = profile("SCMP_ACT_ALLOW", "SCMP_ACT_NOTIFY");
     notify["listenerPath"] = json!(path);
     notify["listenerMetadata"] = json!("some \"metadata\"");
@@ -378,16 +376,30 @@ fn an_agent_is_told_though_the_process_has_real_time_priority_and_one_processor(
 }
 
 #[test]
+fn an_agent_hears_of_start_hooks_once_the_filter_is_loaded() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.writable().args(&["/bin/mkdir", "/tmp/made"]);
+    bundle.config["hooks"] = json!({"startContainer": [{"path": "/bin/mkdir", "args": ["mkdir", "/tmp/hook"]}]});
+    both_ways(&mut bundle, |bundle, _| {
+        let agent = with_agent(&host, bundle, "continue");
+        bundle.run().ok();
+        for made in ["tmp/made", "tmp/hook"] {
+            fs::remove_dir(bundle.rootfs.join(made)).unwrap();
+        }
+        // The state, and two calls.
+        assert_eq!(agent.wait().ok().stdout.lines().count(), 4);
+    });
+}
+
+#[test]
 fn an_exec_tells_the_agent_before_it_asks_it() {
     let host = Host::new();
     let mut bundle = host.bundle();
-    let agent = with_agent(&host, &mut bundle, "continue");
+    let first = with_agent(&host, &mut bundle, "continue");
     set(&mut bundle.config, "/process/noNewPrivileges", json!(false));
     bundle.args(&["/bin/sleep", "1000"]).up();
-    let path = host.temp.join("agent");
-    fs::remove_file(&path).unwrap();
-    let second = host.command([program("agent").as_os_str(), path.as_os_str(), "continue".as_ref()]).spawn();
-    wait_until("the agent listens", || second.stdout().contains("listening"));
+    let second = agent(&host, &host.temp.join("agent"), "continue");
     let mut seccomp = bundle.config["linux"]["seccomp"].clone();
     seccomp["syscalls"][0]["names"] = json!(["fcntl", "write", "read", "prctl"]);
     // A container's own copy of its configuration decides.
@@ -398,7 +410,7 @@ fn an_exec_tells_the_agent_before_it_asks_it() {
     bundle.exec(&[], &["/bin/true"]).run().ok();
     bundle.delete_by_force();
     second.wait().ok();
-    agent.wait();
+    first.wait();
 }
 
 #[test]

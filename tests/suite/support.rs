@@ -184,6 +184,14 @@ impl Neighbour {
     }
 }
 
+/// A seccomp agent that listens at `path`, and gives this answer.
+pub fn agent(host: &Host, path: &Path, answer: &str) -> Running {
+    let _ = fs::remove_file(path);
+    let agent = host.command([program("agent").as_os_str(), path.as_os_str(), answer.as_ref()]).spawn();
+    wait_until("the agent listens", || agent.stdout().contains("listening"));
+    agent
+}
+
 /// Starts to swap two paths as fast as possible, until it is dropped.
 pub fn race(host: &Host, one: &Path, other: &Path) -> Running {
     host.command([program("racer").as_os_str(), one.as_os_str(), other.as_os_str(), "30".as_ref()]).spawn()

@@ -81,10 +81,10 @@ pub fn seconds(count: u64) -> Duration {
     Duration::from_secs(count * factor.unwrap_or(1))
 }
 
-/// Waits up to 10 s until `is_so`.
+/// Waits up to 30 s until `is_so`.
 #[track_caller]
 pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let (began, deadline) = (Instant::now(), seconds(10));
+    let (began, deadline) = (Instant::now(), seconds(30));
     while !is_so() {
         assert!(began.elapsed() < deadline, "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(1));
