@@ -4,6 +4,7 @@
 //! The container is not trusted: of its messages only the fields that concern itself go through, the process id that
 //! it may give is replaced by the one that the host knows, and of its descriptors only a barrier's pipe goes along.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::Write;
@@ -69,13 +70,15 @@ pub fn remove_directory(directory: &Path) -> Result<()> {
 
 /// How many messages are passed on before anything else is looked at.
 const AT_ONCE: usize = 64;
-/// How long the manager has to take what must not be lost, in milliseconds.
+/// How long the manager has to take a message, in milliseconds.
 const PATIENCE: i32 = 2000;
 
 /// The container's socket, and a connection to the manager.
 pub struct Proxy {
     socket: OwnedFd,
     manager: OwnedFd,
+    /// Whether the manager did not take the last message in time: then it is not waited for again.
+    hangs: Cell<bool>,
 }
 
 impl Proxy {
@@ -94,7 +97,7 @@ impl Proxy {
             }
         };
         let socket = listen(&place).on_path("cannot listen for notifications", directory.join(DIRECTORY))?;
-        Ok(Some(Self { socket, manager }))
+        Ok(Some(Self { socket, manager, hangs: Cell::new(false) }))
     }
 
     /// Passes on what has come in, with `main` as the process that the manager has to watch. True once the container
@@ -109,10 +112,9 @@ impl Proxy {
                 self.pass_on_barrier(descriptor);
                 continue;
             }
-            let says_ready = fields(message).any(|field| field == b"READY=1");
-            is_ready |= says_ready;
+            is_ready |= fields(message).any(|field| field == b"READY=1");
             let passed = rewritten(message, main);
-            if !passed.is_empty() && self.manager_takes(if says_ready { PATIENCE } else { 0 }) {
+            if !passed.is_empty() && self.manager_takes() {
                 let _ = send(self.manager.as_raw_fd(), &passed, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT);
             }
         }
@@ -145,18 +147,21 @@ impl Proxy {
         Ok((length, one.filter(|_| more.is_none())))
     }
 
-    /// Whether the manager's socket has room, waiting up to so many milliseconds for it. What it does not take is lost, as
-    /// datagrams are: a manager that hangs must not keep signals from the container.
-    fn manager_takes(&self, patience: i32) -> bool {
+    /// Whether the manager's socket has room, in time. What it does not take is lost, as datagrams are: a manager that
+    /// hangs must not keep signals from the container.
+    fn manager_takes(&self) -> bool {
         let mut places = [Place::new(Some(&self.manager), PollFlags::POLLOUT)];
-        sys::poll::poll(&mut places, patience).is_ok() && places[0].is_ready()
+        let patience = if self.hangs.get() { 0 } else { PATIENCE };
+        while sys::poll::poll(&mut places, patience) == Err(Errno::EINTR) {}
+        self.hangs.set(!places[0].is_ready());
+        places[0].is_ready()
     }
 
     /// The sender waits until all copies of its pipe are closed: the manager gets one. Nothing else is passed on, for
     /// the manager might have to wait when it closes that.
     fn pass_on_barrier(&self, pipe: Option<OwnedFd>) {
         let is_pipe = |file: &OwnedFd| fstat(file).is_ok_and(|stat| file_type(&stat) == SFlag::S_IFIFO);
-        if let Some(pipe) = pipe.filter(is_pipe).filter(|_| self.manager_takes(PATIENCE)) {
+        if let Some(pipe) = pipe.filter(is_pipe).filter(|_| self.manager_takes()) {
             let _ = send_descriptors(&self.manager, b"BARRIER=1", &[pipe.as_raw_fd()]);
         }
     }

@@ -89,6 +89,23 @@ fn a_container_that_talks_without_end_costs_the_runtime_no_memory() {
 }
 
 #[test]
+fn a_slow_manager_misses_nothing() {
+    let host = Host::new();
+    let manager = Manager::new(&host);
+    let script = "for count in range(1000): say(f'STATUS={count}')\ntime.sleep(100)";
+    let bundle = with_script(&host, script);
+    let run = manager.told(bundle.making("run", &[])).spawn();
+    for count in 0..1000 {
+        assert_eq!(manager.next().0, format!("STATUS={count}\n"));
+        if count % 100 == 0 {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+    bundle.kill("KILL").ok();
+    run.wait();
+}
+
+#[test]
 fn start_waits_until_the_container_is_ready_and_the_manager_has_read_it() {
     let host = Host::new();
     let manager = Manager::new(&host);
