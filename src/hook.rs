@@ -1,21 +1,26 @@
 //! Hooks: programs that config.json wants run at points of a container's life (config.md, "POSIX-platform Hooks").
 
+mod child;
+
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::Pid;
+use nix::sys::wait::WaitStatus;
 use serde::{Deserialize, Serialize};
-use std::os::fd::AsFd;
 
 use crate::error::{Context, Error, Result};
 use crate::sys;
 use crate::sys::interrupt::Awaited;
-use crate::sys::process::{SEALED, pidfd_open};
+use crate::sys::process::SEALED;
+use child::Child;
 
 /// How much of a hook's output an error quotes, in bytes.
 const QUOTED: usize = 512;
@@ -113,24 +118,21 @@ fn describe(error: Error, name: &str, index: usize) -> Error {
 fn run(hook: &Hook, state: &[u8], directory: &Path) -> Result<()> {
     let began = Instant::now();
     let mut child = spawn(hook, directory)?;
-    let pidfd = pidfd_open(Pid::from_raw(child.id() as i32)).ok();
+    let pidfd = child.pidfd.take();
     let _awaited = Awaited::new(pidfd.as_ref());
     let deadline = hook.timeout.map(|seconds| began + Duration::from_secs(seconds));
-    let output = watch(&mut child, state, pidfd.as_ref(), deadline);
-    let Some(output) = output else {
-        let _ = child.kill();
-        let _ = child.wait();
+    let Some((end, output)) = watch(&mut child, state, pidfd.as_ref(), deadline) else {
+        child.kill();
         let seconds = hook.timeout.unwrap_or_default();
         return Err(Error::new(format!("a hook did not end within its timeout of {seconds} s")).path(&hook.path));
     };
-    let status = child.wait().on_path("cannot wait for a hook", &hook.path)?;
-    if status.success() {
-        return Ok(());
-    }
-    let how = match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit status {code}"),
-        (_, Some(signal)) => format!("signal {signal}"),
-        _ => status.to_string(),
+    let how = match end {
+        Ok(WaitStatus::Exited(_, 0)) => return Ok(()),
+        Ok(WaitStatus::Exited(_, code)) => format!("exit status {code}"),
+        Ok(WaitStatus::Signaled(_, signal, _)) => format!("signal {}", signal as i32),
+        // nix knows no real-time signals.
+        Err(Errno::EINVAL) => "a real-time signal".to_owned(),
+        end => return end.map(drop).on_path("cannot wait for a hook", &hook.path),
     };
     let said = String::from_utf8_lossy(&output);
     let said = said.trim().replace('\n', "; ").replace(char::is_control, "?");
@@ -150,20 +152,19 @@ fn spawn(hook: &Hook, directory: &Path) -> Result<Child> {
     command.env_remove(SEALED);
     // The runtime holds signals back while it works.
     sys::process::start_afresh(&mut command, directory);
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    command.spawn().on_path("cannot run a hook", &hook.path)
+    Child::spawn(&mut command).on_path("cannot run a hook", &hook.path)
 }
 
-/// Waits for a hook's end, telling it the state and reading what it says meanwhile; nothing when the deadline passes. A
+/// Waits for a hook's end, telling it the state and keeping what it says meanwhile; nothing when the deadline passes. A
 /// process that the hook leaves behind may hold the pipes open: only the hook itself is waited for.
 fn watch(
     child: &mut Child,
     mut state: &[u8],
     pidfd: Option<&std::os::fd::OwnedFd>,
     deadline: Option<Instant>,
-) -> Option<Vec<u8>> {
+) -> Option<(nix::Result<WaitStatus>, Vec<u8>)> {
     let mut tail = Vec::new();
-    let (mut input, mut output) = (child.stdin.take(), child.stderr.take());
+    let (mut input, mut output) = (child.input.take(), child.output.take());
     for pipe in [input.as_ref().map(AsFd::as_fd), output.as_ref().map(AsFd::as_fd)].into_iter().flatten() {
         let _ = fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
     }
@@ -189,18 +190,18 @@ fn watch(
                 output = None;
             }
         }
-        if !matches!(child.try_wait(), Ok(None)) {
+        if let Some(end) = child.try_wait().transpose() {
             if let Some(pipe) = &mut output {
                 drain(pipe, &mut tail);
             }
-            return Some(tail);
+            return Some((end, tail));
         }
     }
 }
 
 /// Writes what the pipe takes; true once there is nothing left to write, or nobody who reads: a hook may end without
 /// that. SIGPIPE is ignored in this program.
-fn feed(mut pipe: &ChildStdin, text: &mut &[u8]) -> bool {
+fn feed(mut pipe: &File, text: &mut &[u8]) -> bool {
     while !text.is_empty() {
         match pipe.write(text) {
             Ok(length) => *text = &text[length..],
@@ -211,7 +212,7 @@ fn feed(mut pipe: &ChildStdin, text: &mut &[u8]) -> bool {
 }
 
 /// Reads what there is, keeping the end of it; true once the pipe is closed.
-fn drain(pipe: &mut impl Read, tail: &mut Vec<u8>) -> bool {
+fn drain(pipe: &mut File, tail: &mut Vec<u8>) -> bool {
     let mut buffer = [0; 1024];
     // Not without end: there is a deadline.
     for _ in 0..64 {

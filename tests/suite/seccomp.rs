@@ -208,6 +208,24 @@ fn start_hooks_and_what_they_leave_are_filtered() {
     });
 }
 
+/// The standard library's way to start a program panicked.
+#[test]
+fn start_hooks_need_no_sockets() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.config["hooks"] = json!({"startContainer": [{"path": "/bin/true"}]});
+    let mut sockets = profile("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO");
+    sockets["syscalls"][0]["names"] = json!(["socketpair", "recvfrom", "recvmsg", "sendto", "sendmsg"]);
+    use_profile(&mut bundle, sockets);
+    bundle.args(&["/bin/true"]);
+    both_ways(&mut bundle, |bundle, _| {
+        bundle.run().ok();
+        bundle.config["hooks"]["startContainer"][0]["path"] = json!("/bin/nothing");
+        fails_at(&bundle.run(), "/hooks/startContainer/0");
+        bundle.config["hooks"]["startContainer"][0]["path"] = json!("/bin/true");
+    });
+}
+
 /// A static program of 64 bits that makes the call `number` by `entry` and ends with what it returned, negated.
 #[cfg(target_arch = "x86_64")]
 fn write_program(bundle: &Bundle<'_>, number: u32, entry: [u8; 2]) {
