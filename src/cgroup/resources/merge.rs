@@ -1,6 +1,6 @@
 //! Changes to a container's resources: what is not in them stays as it is.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::Result;
 use crate::spec::{Resources, by_text};
@@ -33,7 +33,10 @@ fn is_zero(value: &Value) -> bool {
 
 /// The container's resources with those of `asked` that are set.
 pub fn merge(old: &Resources, asked: &Resources) -> Result<Resources> {
-    let (mut merged, asked) = (to_json(old)?, to_json(asked)?);
+    let asked = to_json(asked)?;
+    // Lists that name something twice are made to name it once: else a change of the one would leave the other.
+    let mut merged = Value::Object(Map::new());
+    overlay(&mut merged, to_json(old)?);
     let of_memory = |name: &str| asked.pointer(&format!("/memory/{name}"));
     // Without a limit on memory there is none on memory and swap together either.
     if of_memory("limit").is_some_and(|limit| *limit == -1) && of_memory("swap").is_none() {
@@ -50,14 +53,23 @@ fn overlay(old: &mut Value, new: Value) {
         (Value::Object(old), Value::Object(new)) => {
             for (name, value) in new {
                 // Rules for devices only make sense together.
-                match old.get_mut(&name).filter(|_| name != "devices") {
-                    Some(place) => overlay(place, value),
-                    None => drop(old.insert(name, value)),
+                if name == "devices" {
+                    old.insert(name, value);
+                } else {
+                    overlay(old.entry(name).or_insert_with(|| empty(&value)), value);
                 }
             }
         }
         (Value::Array(old), Value::Array(new)) => new.into_iter().for_each(|entry| put(old, entry)),
         (old, new) => *old = new,
+    }
+}
+
+fn empty(like: &Value) -> Value {
+    match like {
+        Value::Object(_) => Value::Object(Map::new()),
+        Value::Array(_) => Value::Array(Vec::new()),
+        _ => Value::Null,
     }
 }
 

@@ -1,3 +1,5 @@
+use serde_json::json;
+
 use super::convert::{io_weight, weight};
 use super::merge::{merge, to_json};
 use super::*;
@@ -293,4 +295,20 @@ fn what_is_not_asked_for_is_kept() {
         "rdma":{"a":{"hcaHandles":1,"hcaObjects":2}},"unified":{"x.y":"1","x.z":"2"},"pids":{"limit":0},
         "blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":8},{"major":8,"minor":1,"rate":9}]}}"#;
     assert_eq!(merged(asked), to_json(&resources(wanted)).unwrap());
+}
+
+#[test]
+fn what_is_named_twice_changes_as_one() {
+    let list = |rates: &[u64]| {
+        let entries: Vec<_> = rates.iter().map(|rate| json!({"major": 8, "minor": 0, "rate": rate})).collect();
+        json!({"blockIO": {"throttleReadBpsDevice": entries}})
+    };
+    let merged = |old: &[u64], asked: &[u64]| {
+        let [old, asked] = [old, asked].map(|rates| resources(&list(rates).to_string()));
+        to_json(&merge(&old, &asked).unwrap()).unwrap()
+    };
+    // The last one counts, as it is written last.
+    assert_eq!(merged(&[5, 7], &[]), list(&[7]));
+    assert_eq!(merged(&[5, 7], &[9]), list(&[9]));
+    assert_eq!(merged(&[], &[5, 7]), list(&[7]));
 }
