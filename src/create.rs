@@ -4,12 +4,13 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sys::signal::Signal;
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, socket};
-use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::cgroup::systemd::Starting;
@@ -24,6 +25,7 @@ use crate::plan::{self, Plan, Settings};
 use crate::safepath::{Procfs, descriptor_path};
 use crate::spec::Spec;
 use crate::state::{Container, Init, START_SOCKET, State, Status, Store};
+use crate::sys::child::wait;
 use crate::sys::interrupt::{self, Awaited};
 use crate::sys::process::{Forked, pidfd_open};
 use crate::trace::{self, step};
@@ -329,7 +331,7 @@ fn follow_stage(
             _ => return Err(died(stage, cgroup)),
         }
     };
-    waitpid(stage, None).context(|| "cannot wait for the stage before init")?;
+    wait(Some(stage), 0).context(|| "cannot wait for the stage before init")?;
     wire.send(&Message::Go)?;
     Ok(pid)
 }
@@ -399,15 +401,17 @@ fn wait_until_ready(plan: &Plan, pid: Pid, state: &State, wire: &Wire, now: bool
 }
 
 fn reaped(pid: Pid, error: Error) -> Error {
-    let _ = waitpid(pid, None);
+    let _ = wait(Some(pid), 0);
     error
 }
 
 /// Waits for a child, and puts its end into words.
 pub fn how_it_ended(pid: Pid) -> String {
-    match waitpid(pid, None) {
-        Ok(WaitStatus::Signaled(_, signal, _)) => format!("was killed by {signal}"),
-        Ok(WaitStatus::Exited(_, status)) => format!("ended with status {status}"),
+    let Ok(Some((_, status))) = wait(Some(pid), 0) else { return "went away".to_owned() };
+    match (status.code(), status.signal().map(|number| (number, Signal::try_from(number)))) {
+        (Some(code), _) => format!("ended with status {code}"),
+        (_, Some((_, Ok(signal)))) => format!("was killed by {signal}"),
+        (_, Some((number, _))) => format!("was killed by signal {number}"),
         _ => "went away".to_owned(),
     }
 }

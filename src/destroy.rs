@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 
 use crate::error::{Error, Result};
 use crate::state::{Container, Init, State, Status, Store, does_not_exist};
+use crate::sys::child::wait;
 use crate::{hook, log, notify, rdt, rootfs};
 
 /// How long the end of the killed init is waited for.
@@ -27,7 +28,7 @@ pub fn destroy(container: &Container, state: &State, was_alive: bool) -> Result<
     state.cgroup.remove(was_alive || !state.own_pid_namespace || !state.is_ready)?;
     if let Some(init) = state.init {
         // If it is our child; otherwise its parent does.
-        let _ = nix::sys::wait::waitpid(Pid::from_raw(init.pid), None);
+        let _ = wait(Some(Pid::from_raw(init.pid)), 0);
         wait_until_ended(init)?;
     }
     rootfs::detach(&state.rootfs, state.root_mount);

@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, write};
 use serde::Serialize;
 
@@ -13,6 +12,7 @@ use crate::cgroup::oom::Watch;
 use crate::cgroup::stats::Stats;
 use crate::error::{Context, Error, Result};
 use crate::state::{Init, State, Status, Store};
+use crate::sys::child;
 use crate::sys::process::{Forked, clone_classic, exit_or_crash, pidfd_open};
 
 /// One line, as runc writes it.
@@ -100,11 +100,13 @@ fn sample(state: &State, init: Init) -> Result<bool> {
             let printed = if init.is_alive() { print_stats(state).map_or(1, |()| 0) } else { GONE };
             exit_or_crash(printed)
         }
-        Forked::Parent { pid, .. } => match waitpid(pid, None) {
-            Ok(WaitStatus::Exited(_, 0)) => Ok(true),
-            Ok(WaitStatus::Exited(_, GONE)) => Ok(false),
-            _ => Err(Error::new("cannot print the statistics")),
-        },
+        Forked::Parent { pid, .. } => {
+            match child::wait(Some(pid), 0).ok().flatten().and_then(|(_, status)| status.code()) {
+                Some(0) => Ok(true),
+                Some(GONE) => Ok(false),
+                _ => Err(Error::new("cannot print the statistics")),
+            }
+        }
     }
 }
 

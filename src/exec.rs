@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
-use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 pub use changes::{Changes, complete};
@@ -26,6 +25,7 @@ use crate::foreground::{Foreground, KILLED};
 use crate::process::{self, ProcessPlan};
 use crate::spec;
 use crate::state::{Init, State, Status, Store};
+use crate::sys::child::wait;
 use crate::sys::process::{Forked, pidfd_open, pidfd_send_signal};
 use crate::sys::sched::set_affinity;
 use crate::trace::{self, step};
@@ -211,7 +211,7 @@ fn follow(plan: &Plan, (stage, pidfd): (Pid, Option<OwnedFd>), wire: &Wire) -> R
         }
     };
     if pid != stage {
-        waitpid(stage, None).context(|| "cannot wait for the stage before the process")?;
+        wait(Some(stage), 0).context(|| "cannot wait for the stage before the process")?;
     }
     let pidfd = pidfd_open(pid).context(|| "cannot open a descriptor of the process")?;
     // With the host's privileges, and on the process itself: it may not be passed on to children.
@@ -231,7 +231,7 @@ fn became_the_program(pid: Pid) -> bool {
 
 /// The error, once nothing of the attempt is left.
 fn reaped(error: Error) -> Error {
-    while waitpid(None, None).is_ok() {}
+    while wait(None, 0).is_ok() {}
     error
 }
 

@@ -2,16 +2,17 @@
 
 use std::io::Stdin;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
 
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 
 use crate::error::{Context, Result};
 use crate::notify::Proxy;
+use crate::sys::child::wait;
 use crate::sys::poll::{Place, poll};
 use crate::sys::process::{inherited, kill, prctl};
 use crate::sys::{interrupt, signal};
@@ -121,12 +122,12 @@ impl Foreground {
 fn reap(pid: Pid) -> Option<i32> {
     let mut code = None;
     loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(ended, status)) if ended == pid => code = Some(status),
-            Ok(WaitStatus::Signaled(ended, signal, _)) if ended == pid => code = Some(128 + signal as i32),
-            Ok(WaitStatus::StillAlive) => return code,
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(_) => return code,
+        match wait(None, libc::WNOHANG) {
+            Ok(Some((ended, status))) if ended == pid => {
+                code = status.code().or(status.signal().map(|signal| 128 + signal));
+            }
+            Ok(Some(_)) | Err(Errno::EINTR) => {}
+            Ok(None) | Err(_) => return code,
         }
     }
 }

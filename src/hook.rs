@@ -1,26 +1,27 @@
 //! Hooks: programs that config.json wants run at points of a container's life (config.md, "POSIX-platform Hooks").
 
-mod child;
-
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::wait::WaitStatus;
+use nix::unistd::pipe2;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
-use crate::sys;
+use crate::sys::child::{Child, Program};
+use crate::sys::fs::open;
 use crate::sys::interrupt::Awaited;
 use crate::sys::process::SEALED;
-use child::Child;
 
 /// How much of a hook's output an error quotes, in bytes.
 const QUOTED: usize = 512;
@@ -117,22 +118,20 @@ fn describe(error: Error, name: &str, index: usize) -> Error {
 
 fn run(hook: &Hook, state: &[u8], directory: &Path) -> Result<()> {
     let began = Instant::now();
-    let mut child = spawn(hook, directory)?;
-    let pidfd = child.pidfd.take();
-    let _awaited = Awaited::new(pidfd.as_ref());
+    let nothing = open("/dev/null", OFlag::O_WRONLY).on_path("cannot open", "/dev/null")?;
+    let (mut child, pipes) = start(hook, nothing.as_fd(), directory).on_path("cannot run a hook", &hook.path)?;
+    let _awaited = Awaited::new(child.pidfd.as_ref());
     let deadline = hook.timeout.map(|seconds| began + Duration::from_secs(seconds));
-    let Some((end, output)) = watch(&mut child, state, pidfd.as_ref(), deadline) else {
+    let Some((end, output)) = watch(&mut child, pipes, state, deadline) else {
         child.kill();
         let seconds = hook.timeout.unwrap_or_default();
         return Err(Error::new(format!("a hook did not end within its timeout of {seconds} s")).path(&hook.path));
     };
-    let how = match end {
-        Ok(WaitStatus::Exited(_, 0)) => return Ok(()),
-        Ok(WaitStatus::Exited(_, code)) => format!("exit status {code}"),
-        Ok(WaitStatus::Signaled(_, signal, _)) => format!("signal {}", signal as i32),
-        // nix knows no real-time signals.
-        Err(Errno::EINVAL) => "a real-time signal".to_owned(),
-        end => return end.map(drop).on_path("cannot wait for a hook", &hook.path),
+    let end = end.on_path("cannot run a hook", &hook.path)?;
+    let how = match (end.code(), end.signal()) {
+        (Some(0), _) => return Ok(()),
+        (Some(code), _) => format!("exit status {code}"),
+        (None, signal) => format!("signal {}", signal.unwrap_or_default()),
     };
     let said = String::from_utf8_lossy(&output);
     let said = said.trim().replace('\n', "; ").replace(char::is_control, "?");
@@ -141,33 +140,57 @@ fn run(hook: &Hook, state: &[u8], directory: &Path) -> Result<()> {
     Err(Error::new(format!("a hook ended with {how} after {elapsed:.1} s{told}")).path(&hook.path))
 }
 
-fn spawn(hook: &Hook, directory: &Path) -> Result<Child> {
-    let mut command = Command::new(&hook.path);
-    if let Some((name, arguments)) = hook.args.split_first() {
-        command.arg0(name).args(arguments);
+/// The other ends of a hook's standard input and standard error.
+struct Pipes {
+    input: File,
+    output: File,
+}
+
+/// Starts a hook, whose standard output nobody reads.
+fn start(hook: &Hook, stdout: BorrowedFd<'_>, directory: &Path) -> nix::Result<(Child, Pipes)> {
+    let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(|_| Errno::EINVAL);
+    let path = text(hook.path.as_os_str())?;
+    let arguments: Vec<_> = hook.args.iter().map(|argument| text(argument.as_ref())).collect::<nix::Result<_>>()?;
+    let arguments = if arguments.is_empty() { vec![path.clone()] } else { arguments };
+    let (stdin, input) = pipe2(OFlag::O_CLOEXEC)?;
+    let (output, stderr) = pipe2(OFlag::O_CLOEXEC)?;
+    for pipe in [&input, &output] {
+        fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     }
-    if let Some(env) = &hook.env {
-        command.env_clear().envs(env.iter().filter_map(|variable| variable.split_once('=')));
-    }
-    command.env_remove(SEALED);
-    // The runtime holds signals back while it works.
-    sys::process::start_afresh(&mut command, directory);
-    Child::spawn(&mut command).on_path("cannot run a hook", &hook.path)
+    let child = Child::start(&Program {
+        path: &path,
+        arguments: &arguments,
+        environment: &environment(hook)?,
+        directory: &text(directory.as_os_str())?,
+        stdio: [stdin.as_fd(), stdout, stderr.as_fd()],
+    })?;
+    Ok((child, Pipes { input: input.into(), output: output.into() }))
+}
+
+/// A hook's own environment, or the runtime's. Of a name that is there twice the last counts.
+fn environment(hook: &Hook) -> nix::Result<Vec<CString>> {
+    let pair = |(name, value): (&str, &str)| (OsString::from(name), OsString::from(value));
+    let mut variables: BTreeMap<_, _> = match &hook.env {
+        Some(env) => env.iter().filter_map(|variable| variable.split_once('=')).map(pair).collect(),
+        None => std::env::vars_os().collect(),
+    };
+    variables.remove(OsStr::new(SEALED));
+    let line = |(name, value): (OsString, OsString)| {
+        CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).map_err(|_| Errno::EINVAL)
+    };
+    variables.into_iter().map(line).collect()
 }
 
 /// Waits for a hook's end, telling it the state and keeping what it says meanwhile; nothing when the deadline passes. A
 /// process that the hook leaves behind may hold the pipes open: only the hook itself is waited for.
 fn watch(
     child: &mut Child,
+    Pipes { input, output }: Pipes,
     mut state: &[u8],
-    pidfd: Option<&std::os::fd::OwnedFd>,
     deadline: Option<Instant>,
-) -> Option<(nix::Result<WaitStatus>, Vec<u8>)> {
+) -> Option<(nix::Result<ExitStatus>, Vec<u8>)> {
     let mut tail = Vec::new();
-    let (mut input, mut output) = (child.input.take(), child.output.take());
-    for pipe in [input.as_ref().map(AsFd::as_fd), output.as_ref().map(AsFd::as_fd)].into_iter().flatten() {
-        let _ = fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
-    }
+    let (mut input, mut output) = (Some(input), Some(output));
     loop {
         // Closed as soon as all is told.
         input = input.filter(|pipe| !feed(pipe, &mut state));
@@ -176,12 +199,12 @@ fn watch(
             return None;
         }
         // Without pidfds (before Linux 5.3) the end is noticed by asking.
-        let pause = if pidfd.is_some() { left } else { Some(Duration::from_millis(5)) };
+        let pause = if child.pidfd.is_some() { left } else { Some(Duration::from_millis(5)) };
         let timeout = pause.map_or(PollTimeout::NONE, |pause| {
             PollTimeout::try_from(pause.as_millis().clamp(1, 60_000) as i32).unwrap_or(PollTimeout::MAX)
         });
         let mut waited: Vec<PollFd<'_>> =
-            pidfd.iter().map(|pidfd| PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)).collect();
+            child.pidfd.iter().map(|pidfd| PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)).collect();
         waited.extend(output.iter().map(|output| PollFd::new(output.as_fd(), PollFlags::POLLIN)));
         waited.extend(input.iter().map(|input| PollFd::new(input.as_fd(), PollFlags::POLLOUT)));
         let _ = poll(&mut waited, timeout);
@@ -231,6 +254,8 @@ fn drain(pipe: &mut File, tail: &mut Vec<u8>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     fn run(hook: &Hook, state: &[u8]) -> Result<()> {
@@ -262,6 +287,39 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("exit status 3") && text.contains("it said: no"), "{text}");
         assert!(text.contains("/hooks/createRuntime/1"), "{text}");
+    }
+
+    #[test]
+    fn the_signal_that_ended_a_hook_is_named() {
+        for signal in ["9", "35"] {
+            let text = run(&shell(&format!("kill -{signal} $$"), None), b"").unwrap_err().to_string();
+            assert!(text.contains(&format!("signal {signal} ")), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_told_by_its_errno() {
+        let hook = Hook { path: "/nowhere/hook".into(), ..shell("", None) };
+        assert_eq!(run(&hook, b"").unwrap_err().os_error(), Some(Errno::ENOENT));
+        let hook = Hook { path: "/bin/s\0h".into(), ..shell("", None) };
+        assert_eq!(run(&hook, b"").unwrap_err().os_error(), Some(Errno::EINVAL));
+    }
+
+    /// Of the program itself there is one thread only, but a start that needs a lock hangs the tests for ever.
+    #[test]
+    fn a_start_needs_no_lock_of_another_threads() {
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    std::hint::black_box(vec![0_u8; 100]);
+                }
+            });
+            for _ in 0..300 {
+                run(&shell("exit 0", None), b"").unwrap();
+            }
+            done.store(true, Ordering::Relaxed);
+        });
     }
 
     #[test]

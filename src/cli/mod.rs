@@ -33,8 +33,8 @@ use crate::cgroup::{Manager, is_rootless};
 use crate::error::{Context, Error, Result};
 use crate::seal;
 use crate::state::Store;
+use crate::sys::child::keep_children;
 use crate::sys::memory;
-use crate::sys::process::keep_children;
 use crate::{log, trace};
 
 /// What every verb takes, before or after its name.

@@ -10,12 +10,12 @@ use nix::poll::PollFlags;
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, send, socketpair,
 };
-use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, execv};
 
 use super::message::{Message, Value, field};
 use super::{Task, c_string, cgroup2};
 use crate::error::{Context, Error, Result};
+use crate::sys::child::wait;
 use crate::sys::interrupt;
 use crate::sys::poll::{Place, poll};
 use crate::sys::process::{Forked, exit_or_crash, inherited, set_close_on_exec};
@@ -73,7 +73,7 @@ impl Service {
     /// Waits for its end, which comes when nobody is there any more to ask for anything.
     pub fn end(self) {
         drop((self.socket, self.wire));
-        let _ = waitpid(self.pid, None);
+        let _ = wait(Some(self.pid), 0);
         self.cgroup2.iter().for_each(cgroup2::Options::put_back);
     }
 

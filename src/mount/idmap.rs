@@ -4,11 +4,11 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use nix::fcntl::OFlag;
-use nix::sys::wait::waitpid;
 use oci_spec::runtime::{LinuxIdMapping, Mount};
 
 use super::options::Options;
 use crate::error::{Context, Error, Result};
+use crate::sys::child::wait;
 use crate::sys::fs::open;
 use crate::sys::process::{Forked, clone};
 use crate::wire::{Message, Wire};
@@ -144,7 +144,7 @@ pub fn user_namespace(map: &IdMap) -> Result<OwnedFd> {
                 open(path.as_str(), OFlag::O_RDONLY).on_path("cannot open", path)
             })();
             ours.send(&Message::Go)?;
-            waitpid(pid, None).context(|| "cannot wait for the process of an idmapped mount")?;
+            wait(Some(pid), 0).context(|| "cannot wait for the process of an idmapped mount")?;
             namespace
         }
     }

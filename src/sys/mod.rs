@@ -6,6 +6,7 @@
 
 pub mod alloc;
 pub mod bpf;
+pub mod child;
 pub mod fs;
 pub mod interrupt;
 pub mod memory;

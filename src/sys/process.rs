@@ -3,9 +3,6 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::Command;
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -321,12 +318,6 @@ pub fn set_resource_limit(pid: Pid, resource: u32, (soft, hard): (u64, u64)) -> 
     unit(unsafe { libc::syscall(libc::SYS_prlimit64, pid.as_raw(), resource, &raw const new, old) })
 }
 
-/// Has children waited for: a caller that ignores SIGCHLD would leave it so, and the kernel none to wait for.
-pub fn keep_children() {
-    // SAFETY: no function is installed.
-    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
-}
-
 /// execveat(2) of the file `program` itself. Returns only on failure.
 pub fn exec_descriptor(
     program: impl AsFd,
@@ -368,19 +359,6 @@ pub fn exit_or_crash(status: i32) -> ! {
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     std::process::abort()
-}
-
-/// Has a program start with no signal blocked, whichever are in this process; and in `directory`, where it can be entered.
-pub fn start_afresh(command: &mut Command, directory: &Path) {
-    let directory = CString::new(directory.as_os_str().as_bytes()).unwrap_or_default();
-    // SAFETY: two system calls, which are async-signal-safe, on a string that is there already.
-    unsafe {
-        command.pre_exec(move || {
-            super::signal::unblock();
-            libc::chdir(directory.as_ptr());
-            Ok(())
-        })
-    };
 }
 
 /// A list of C strings as `execve(2)` takes it: ended by a null pointer.

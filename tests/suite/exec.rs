@@ -36,6 +36,7 @@ fn the_exit_code_is_the_processs() {
     for (signal, code) in [("KILL", 128 + 9), ("TERM", 128 + 15), ("SEGV", 128 + 11)] {
         assert_eq!(bundle.exec(&[], &["/bin/probe", "kill-self", signal]).run().code, code, "{signal}");
     }
+    assert_eq!(bundle.exec(&[], &["sh", "-c", "kill -35 $$"]).run().code, 128 + 35, "a real-time signal");
     bundle.delete_by_force();
 }
 

@@ -277,6 +277,16 @@ fn a_hook_that_fails_ends_run() {
 }
 
 #[test]
+fn an_init_that_a_real_time_signal_has_ended_is_said_to_be() {
+    let host = Host::new();
+    let mut bundle = host.bundle();
+    bundle.share("pid").args(&["/bin/sleep", "100"]);
+    let script = "kill -35 $(grep -o '\"pid\":[0-9]*' | cut -d: -f2)";
+    bundle.config["hooks"] = json!({ "createRuntime": [{ "path": "/bin/sh", "args": ["sh", "-c", script] }] });
+    bundle.run().fails_with("was killed by signal 35");
+}
+
+#[test]
 fn a_poststop_hook_that_fails_is_a_warning_and_the_others_run() {
     let host = Host::new();
     let mut bundle = host.bundle();

@@ -18,6 +18,7 @@ fn the_exit_code_is_the_programs() {
         bundle.share("pid").args(&["/bin/probe", "kill-self", signal]);
         assert_eq!(bundle.run().code, code, "{signal}");
     }
+    assert_eq!(bundle.script("kill -35 $$").run().code, 128 + 35, "a real-time signal");
 }
 
 #[test]

@@ -7,6 +7,8 @@
 //! with `CALL/NUMBER` only the calls of that name are counted.
 //! With a PID other than `-` that process is followed instead, as 0, while COMMAND runs. On x86_64 only.
 #![cfg_attr(not(test), no_main)]
+// nix's waitpid is fine here: what is followed is ended by no real-time signal.
+#![allow(clippy::disallowed_methods)]
 
 use kelson_conformance::{Result, during, entry, names, sys, syscalls};
 use nix::errno::Errno;

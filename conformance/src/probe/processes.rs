@@ -1,4 +1,6 @@
 //! The probe's commands on processes, signals and memory.
+// nix's waitpid is fine here: no child of these commands is ended by a real-time signal.
+#![allow(clippy::disallowed_methods)]
 
 use super::{lossy, name_of};
 use crate::{Result, during, names, say, sys};
