@@ -283,7 +283,7 @@ fn an_init_that_a_real_time_signal_has_ended_is_said_to_be() {
     bundle.share("pid").args(&["/bin/sleep", "100"]);
     let script = "kill -35 $(grep -o '\"pid\":[0-9]*' | cut -d: -f2)";
     bundle.config["hooks"] = json!({ "createRuntime": [{ "path": "/bin/sh", "args": ["sh", "-c", script] }] });
-    bundle.run().fails_with("was killed by signal 35");
+    bundle.making("create", &[]).run().fails_with("was killed by signal 35");
 }
 
 #[test]
