@@ -54,6 +54,8 @@ pub struct Plan {
     process: ProcessPlan,
     confinement: Confinement,
     state: State,
+    /// A descriptor of the container's init, whose namespaces are joined.
+    init: OwnedFd,
     preserve_fds: u32,
     /// How many processes of the container had been killed for want of memory before.
     oom_kills: u64,
@@ -102,7 +104,10 @@ fn run(store: &Store, request: &Request) -> Result<i32> {
 
 fn plan(store: &Store, request: &Request) -> Result<Plan> {
     let state = store.load(&request.id)?;
+    // Opened before it is looked at: what is alive then is what the descriptor holds.
+    let init = state.init.map_or(Err(Errno::ESRCH), |init| pidfd_open(Pid::from_raw(init.pid)));
     check_status(&state, request.ignore_paused)?;
+    let init = init.map_err(|errno| not_running().errno(errno))?;
     let spec = store.spec(&request.id)?;
     let own = spec.process.unwrap_or_default();
     let mut asked = match &request.process {
@@ -126,6 +131,7 @@ fn plan(store: &Store, request: &Request) -> Result<Plan> {
         process,
         confinement,
         state,
+        init,
         preserve_fds: request.preserve_fds,
         oom_kills,
         ignore_paused: request.ignore_paused,
@@ -151,20 +157,15 @@ fn not_running() -> Error {
 
 /// Adds the process, up to its execve(2).
 fn add(plan: &Plan, cgroups: &[String], console: Option<OwnedFd>) -> Result<(Pid, OwnedFd)> {
-    let init = plan.state.init.ok_or_else(not_running)?;
-    let pidfd = pidfd_open(Pid::from_raw(init.pid)).map_err(|errno| not_running().errno(errno))?;
-    // Now that the descriptor holds it, it cannot be replaced by a later process with the same id.
-    if !init.is_alive() {
-        return Err(not_running());
-    }
-    let joined = step("cgroup", join::open(&plan.state.cgroup, cgroups, init.pid, plan.ignore_paused))?;
+    let init = plan.state.init.map_or(0, |init| init.pid);
+    let joined = step("cgroup", join::open(&plan.state.cgroup, cgroups, init, plan.ignore_paused))?;
     if let Some(cpus) = &plan.process.schedule.initial_cpus {
         set_affinity(Pid::from_raw(0), cpus)
             .context(|| "cannot set the CPU affinity")
             .map_err(|error| error.pointer("/process/execCPUAffinity/initial"))?;
     }
     let (ours, theirs) = Wire::pair()?;
-    let mut inherited = stage::Inherited { wire: theirs, init: pidfd, console, cgroup_files: Vec::new() };
+    let mut inherited = stage::Inherited { wire: theirs, console, cgroup_files: Vec::new() };
     let (stage, stage_pidfd, ours) = launch(plan, joined, &mut inherited, ours, cgroups.is_empty())?;
     drop(inherited);
     follow(plan, (stage, stage_pidfd), &ours)
@@ -210,12 +211,13 @@ fn follow(plan: &Plan, (stage, pidfd): (Pid, Option<OwnedFd>), wire: &Wire) -> R
             _ => return Err(died(plan, stage)),
         }
     };
-    if pid != stage {
-        wait(Some(stage), 0).context(|| "cannot wait for the stage before the process")?;
-    }
     let pidfd = pidfd_open(pid).context(|| "cannot open a descriptor of the process")?;
     // With the host's privileges, and on the process itself: it may not be passed on to children.
     plan.process.schedule.set_policy(pid)?;
+    if pid != stage {
+        // It counts among the container's processes, of which there may not be one too many when the program begins.
+        wait(Some(stage), 0).context(|| "cannot wait for the stage before the process")?;
+    }
     wire.send(&Message::Init(pid.as_raw()))?;
     match wire.receive()? {
         None if became_the_program(pid) => Ok((pid, pidfd)),

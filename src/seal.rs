@@ -11,13 +11,15 @@ use nix::sys::statvfs::{FsFlags, fstatvfs};
 use std::os::unix::ffi::OsStrExt;
 
 use crate::error::{Context, Error, Result};
+use crate::safepath::reopen;
 use crate::sys;
 use crate::sys::mount::{self, MountAttr, attr};
 use crate::sys::process::SEALED;
 
 const OWN_BINARY: &str = "/proc/self/exe";
 
-/// Returns at once in the sealed copy, and otherwise becomes it. What the first has as `began`, the copy returns.
+/// Goes on as the copy: at once where the kernel exchanges what a process runs, else by execve(2), in which what the first
+/// has as `began` is kept.
 pub fn ensure(began: u64) -> Result<u64> {
     if let Some(began) = std::env::var_os(SEALED).filter(|_| is_sealed()) {
         return Ok(began.to_str().and_then(|began| began.parse().ok()).unwrap_or_default());
@@ -26,6 +28,9 @@ pub fn ensure(began: u64) -> Result<u64> {
         Err(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL) => sealed_memfd()?,
         result => result.context(|| "cannot clone the runtime's own binary")?,
     };
+    if reopen(&copy, OFlag::O_RDONLY).and_then(|file| sys::image::go_on_from(file.as_fd())).is_ok() {
+        return Ok(began);
+    }
     let text = |string: &std::ffi::OsStr| CString::new(string.as_bytes()).unwrap_or_default();
     let arguments: Vec<_> = std::env::args_os().map(|argument| text(&argument)).collect();
     let mut environment = sys::process::own_environment();

@@ -135,8 +135,8 @@ const EXITING: u64 = 0x4;
 
 /// None: there is no such process.
 fn stat(pid: i32) -> nix::Result<Option<Stat>> {
-    match sys::fs::read(format!("/proc/{pid}/stat").as_str()) {
-        Ok(text) => Ok(parse_stat(&String::from_utf8_lossy(&text))),
+    match sys::fs::read_short(format!("/proc/{pid}/stat").as_str()) {
+        Ok(text) => Ok(parse_stat(&text)),
         Err(Errno::ENOENT | Errno::ESRCH) => Ok(None),
         Err(errno) => Err(errno),
     }

@@ -25,8 +25,6 @@ const MOUNT: u64 = libc::CLONE_NEWNS as u64;
 /// What the stage gets from the runtime beside the plan.
 pub struct Inherited {
     pub wire: Wire,
-    /// A descriptor of the container's init, whose namespaces are joined.
-    pub init: OwnedFd,
     /// Where the terminal's master goes.
     pub console: Option<OwnedFd>,
     pub cgroup_files: Vec<OwnedFd>,
@@ -43,7 +41,7 @@ fn story(plan: &Plan, inherited: &mut Inherited) -> Result<Infallible> {
     trace::enter(Process::Stage);
     let procfs = step("begin", begin(plan, inherited))?;
     let mut agent = take_agent(plan)?;
-    let root = step("namespaces", enter_namespaces(plan, inherited, &procfs))?;
+    let root = step("namespaces", enter_namespaces(plan, &procfs))?;
     step("terminal", make_terminal(plan, inherited, &root))?;
     let program = step("process", become_the_process(plan, inherited, (&root, procfs), &mut agent))?;
     drop(root);
@@ -94,13 +92,13 @@ fn take_agent(plan: &Plan) -> Result<Option<Agent>> {
 }
 
 /// Joins all namespaces by one call; returns the container's root.
-fn enter_namespaces(plan: &Plan, inherited: &Inherited, procfs: &Procfs) -> Result<Root> {
+fn enter_namespaces(plan: &Plan, procfs: &Procfs) -> Result<Root> {
     let init = plan.state.init.map_or(0, |init| init.pid);
     let directory = OFlag::O_PATH | OFlag::O_DIRECTORY;
     // The root of its mount namespace is the container's, if it has one.
     let shared = (plan.state.namespaces & MOUNT == 0)
         .then(|| crate::sys::fs::open(format!("/proc/{init}/root").as_str(), directory));
-    namespace::enter(&inherited.init, init, plan.state.namespaces)?;
+    namespace::enter(&plan.init, init, plan.state.namespaces)?;
     if plan.confinement.own_users {
         namespace::become_root_inside(procfs)?;
     }

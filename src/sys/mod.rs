@@ -8,6 +8,7 @@ pub mod alloc;
 pub mod bpf;
 pub mod child;
 pub mod fs;
+pub mod image;
 pub mod interrupt;
 pub mod memory;
 pub mod mount;

@@ -8,7 +8,7 @@ use crate::harness::{Bundle, Host, is_alive, program, wait_until};
 use crate::support::{entry, has_all, mount_at};
 
 /// Calls that came with Linux 5.2 to 6.x, by what they do; and as filters of engines older than they are refuse them.
-const MISSING: [&str; 11] = [
+const MISSING: [&str; 12] = [
     "openat2",
     "open_tree,move_mount,fsopen,fsconfig,fsmount,fspick,mount_setattr",
     "mount_setattr",
@@ -16,6 +16,7 @@ const MISSING: [&str; 11] = [
     "pidfd_open,pidfd_send_signal,pidfd_getfd",
     "close_range",
     "execveat",
+    "mremap",
     "openat2,open_tree,move_mount,fsopen,fsconfig,fsmount,fspick,mount_setattr,clone3,pidfd_open,pidfd_send_signal,\
      pidfd_getfd,close_range,execveat,faccessat2,statx,memfd_secret",
     "open_tree=EPERM,move_mount=EPERM,fsopen=EPERM,fsconfig=EPERM,fsmount=EPERM,fspick=EPERM,mount_setattr=EPERM",
