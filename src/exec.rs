@@ -12,6 +12,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::poll::PollFlags;
 use nix::sys::signal::SigSet;
 use nix::unistd::Pid;
 
@@ -26,6 +27,7 @@ use crate::process::{self, ProcessPlan};
 use crate::spec;
 use crate::state::{Init, State, Status, Store};
 use crate::sys::child::wait;
+use crate::sys::poll::{Place, poll};
 use crate::sys::process::{Forked, pidfd_open, pidfd_send_signal};
 use crate::sys::sched::set_affinity;
 use crate::trace::{self, step};
@@ -203,6 +205,11 @@ fn launch(
 
 /// Serves the stage, and then the process that it has made, until that has become its program.
 fn follow(plan: &Plan, (stage, pidfd): (Pid, Option<OwnedFd>), wire: &Wire) -> Result<(Pid, OwnedFd)> {
+    if let Some(pidfd) = pidfd.as_ref().filter(|_| plan.state.namespaces & libc::CLONE_NEWPID as u64 != 0) {
+        // What it has said is read when it has ended: to sleep twice would be slower. Not for ever: it may have more to
+        // say than there is room for.
+        let _ = poll(&mut [Place::new(Some(pidfd), PollFlags::POLLIN)], 20);
+    }
     let pid = loop {
         match wire.receive_from(pidfd.as_ref())? {
             Some(Message::Warning(text)) => log::warn(text),

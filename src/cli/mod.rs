@@ -34,7 +34,6 @@ use crate::error::{Context, Error, Result};
 use crate::seal;
 use crate::state::Store;
 use crate::sys::child::keep_children;
-use crate::sys::memory;
 use crate::{log, trace};
 
 /// What every verb takes, before or after its name.
@@ -118,7 +117,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> i32 {
     let began = if line.is_traced() { trace::now() } else { 0 };
     // First of all: what is read before it would be read again.
     let began = match &*name {
-        "create" | "exec" | "run" => seal::ensure(began).inspect(|_| memory::populate()),
+        "create" | "exec" | "run" => seal::ensure(began),
         _ => Ok(began),
     };
     run(&line, began)

@@ -10,7 +10,6 @@ pub mod child;
 pub mod fs;
 pub mod image;
 pub mod interrupt;
-pub mod memory;
 pub mod mount;
 pub mod poll;
 pub mod process;
