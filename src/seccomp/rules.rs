@@ -115,16 +115,17 @@ fn mentions(profile: &Profile, arch: &Arch) -> Mentions {
     for (rule, index) in profile.rules.iter().zip(0..) {
         for syscall in &rule.syscalls {
             let number = arch.number(*syscall);
+            let other = multiplexed.iter().find(|other| other.syscall == *syscall);
+            let through = other.and_then(|other| Some((arch.number(other.through)?, other.call)));
             // ARM's own calls lie far above all others, and tell nothing about those.
-            newest = newest.max(number.filter(|number| *number < ARM_PRIVATE || arch.base >= ARM_PRIVATE));
+            let own = number.filter(|number| *number < ARM_PRIVATE || arch.base >= ARM_PRIVATE);
+            newest = newest.max(own).max(through.map(|(number, _)| number));
             // What the default says need not be said again: such a rule does not override others either.
             if rule.action == profile.default {
                 continue;
             }
             let mention = |number, call| Mention { number, rule: Some(index), call };
-            if let Some(other) = multiplexed.iter().find(|other| other.syscall == *syscall) {
-                mentions.extend(arch.number(other.through).map(|number| mention(number, Some(other.call))));
-            }
+            mentions.extend(through.map(|(number, call)| mention(number, Some(call))));
             mentions.extend(number.map(|number| mention(number, None)));
         }
     }

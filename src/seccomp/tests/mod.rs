@@ -219,6 +219,25 @@ fn calls_newer_than_the_profile_do_not_exist() {
     }
 }
 
+/// socketcall(2) is 102, accept(2) its fifth call and mmap(2) 90.
+#[test]
+fn a_multiplexer_is_no_newer_than_the_calls_behind_it() {
+    let profile = read(&json!({"defaultAction": "SCMP_ACT_KILL_PROCESS", "syscalls": [
+        {"names": ["mmap", "accept"], "action": "SCMP_ACT_ALLOW"}]}));
+    let x86 = arches_of("SCMP_ARCH_X86");
+    let program = program(&profile, &x86);
+    for (number, call, wanted) in [
+        (102, 5, action::ALLOW),
+        (102, 6, action::KILL_PROCESS),
+        (101, 0, action::KILL_PROCESS),
+        (103, 0, action::ERRNO | libc::ENOSYS as u32),
+    ] {
+        let call = Call { arch: x86[0].audit, number, arguments: [call, 0, 0, 0, 0, 0] };
+        assert_eq!(run(&program, &call, false).action, wanted, "{call:?}");
+        explained(&profile, &x86, &program, &call, false);
+    }
+}
+
 #[test]
 fn arms_own_calls_do_not_hide_what_is_new() {
     let profile = json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [

@@ -21,8 +21,11 @@ pub fn actions(profile: &Profile, arches: &[&Arch], call: &Call) -> Vec<u32> {
 }
 
 fn in_arch(profile: &Profile, arch: &Arch, call: &Call) -> Vec<u32> {
-    let named: Vec<_> =
-        profile.rules.iter().flat_map(|rule| &rule.syscalls).filter_map(|syscall| arch.number(*syscall)).collect();
+    let multiplexed = if arch.has_multiplexers { multiplexed_syscalls() } else { Vec::new() };
+    let syscalls = || profile.rules.iter().flat_map(|rule| &rule.syscalls);
+    let through = multiplexed.iter().filter(|other| syscalls().any(|syscall| other.syscall == *syscall));
+    let named: Vec<_> = through.map(|other| other.through).collect();
+    let named: Vec<_> = syscalls().chain(&named).filter_map(|syscall| arch.number(*syscall)).collect();
     // ARM's own numbers lie far above those of all calls.
     let named: Vec<_> = named.into_iter().filter(|number| *number < 0xf_0000 || *number >= X32_BIT).collect();
     let refuses = profile.hides_new_syscalls() && !named.is_empty();
@@ -36,7 +39,6 @@ fn in_arch(profile: &Profile, arch: &Arch, call: &Call) -> Vec<u32> {
         return vec![ENOSYS];
     }
     let rules = profile.rules.iter().filter(|rule| rule.action != profile.default);
-    let multiplexed = if arch.has_multiplexers { multiplexed_syscalls() } else { Vec::new() };
     let matching: Vec<_> =
         rules.flat_map(|rule| matches(rule, arch, &multiplexed, call).into_iter().map(move |it| (rule, it))).collect();
     if let Some((rule, _)) = matching.iter().find(|(_, is_unconditional)| *is_unconditional) {
