@@ -6,8 +6,6 @@ fn main() {
     if is("CARGO_CFG_TARGET_ARCH", "x86_64") && is("CARGO_CFG_TARGET_ENV", "musl") {
         // Of `_Unwind_Backtrace` the program's own counts, which comes first (main.rs).
         println!("cargo:rustc-link-arg-bins=-Wl,-z,muldefs");
-        // Code and constants in one part: two less to map, copy and take down with each process, 2 % of an exec's time.
-        println!("cargo:rustc-link-arg-bins=-Wl,-z,noseparate-code");
         for script in ["start.ld", "unwind.ld"] {
             println!("cargo:rustc-link-arg-bins=-Wl,-T,{}/link/{script}", env!("CARGO_MANIFEST_DIR"));
         }
